@@ -1,0 +1,120 @@
+// Linears of the fast CPU backend: base products of all rows and the terms of each, for linears
+// that share one input. Used by FastOps for the layers' linears and for the head.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "fast_terms.h"
+#include "fast_weights.h"
+#include "row_groups.h"
+#include "thread_pool.h"
+
+namespace manyfold {
+
+// Distance of two rows in floats: padded for whole panels, and never a multiple of 4 KiB, at which
+// rows of a tile would fight for the same lines of the cache.
+inline int64_t row_stride(int32_t width) {
+  const int64_t stride = round_up(width, kRowPad);
+  return stride % 1024 == 0 ? stride + kRowPad : stride;
+}
+
+// γ of a row, or null: ranks from `width` on count as 1.
+struct GateTable {
+  std::span<const float> values;
+  int32_t width = 0;
+  std::span<const int32_t> row_gate;  // by row of the job
+
+  const float* of(int32_t row) const {
+    const int32_t gate = row_gate[static_cast<size_t>(row)];
+    return gate < 0 ? nullptr : values.data() + static_cast<int64_t>(gate) * width;
+  }
+};
+
+struct LinearTarget {
+  SiteRef site;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+// y = g ⊙ W (h ⊙ x) + Σ Δ(x) + b + c for every target; rows i of x and y belong together.
+struct LinearJob {
+  std::span<const LinearTarget> targets;  // at most kMaxTargets
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  int32_t rows = 0;
+  const RowGroups* groups = nullptr;
+  GateTable gates;
+};
+
+class FastLinear {
+ public:
+  static constexpr int32_t kMaxTargets = 3;
+
+  // References are kept. widest_input: most columns of any linear.
+  FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeights& weights, Dtype dtype,
+             int32_t max_rows, int32_t widest_input);
+
+  // Makes room for any set loaded so far; before the first run of a step.
+  void reserve(const TermLimits& limits);
+  void run(const LinearJob& job, Counters& counters);
+
+ private:
+  // One linear of the running job.
+  struct Member {
+    SiteRef site;
+    const PackedMatrix* matrix;
+    const float* bias;
+    const float* u;        // input of the base product, float32: x, or h ⊙ x in rows that have h
+    const void* input;     // what gemm reads: u, or u rounded to bf16
+    int64_t input_stride;  // elements
+    float* y;
+    int64_t y_stride;
+    bool scaled;
+    int32_t first_unit;  // of all members' outputs, in units
+  };
+  // Ranks of one group's stack for some of its rows.
+  struct ReduceItem {
+    const LowRankStack* stack;
+    const RowGroup* group;
+    float* v;  // of the group's first row
+    int64_t v_stride;
+    int32_t row0, count, vector0, vector1;
+  };
+  struct alignas(64) ThreadCounts {
+    TileCounts tiles;
+  };
+
+  void plan_members(const LinearJob& job);
+  void plan_reduces(const LinearJob& job);
+  void add_reduce(const LinearJob& job, const RowGroup& group, const LowRankStack& stack, float* v);
+  void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count);
+  void reduce(const LinearJob& job, const ReduceItem& item);
+  void run_chunk(const LinearJob& job, int32_t unit0, int32_t unit1, TileCounts& counts);
+  void run_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
+                   TileCounts& counts);
+  void scale_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
+  void spread_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
+  void shift_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
+  void count(const LinearJob& job, Counters& counters);
+
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  const FastWeights& weights_;
+  const bool rounds_;  // gemm reads bf16 inputs
+  const int32_t max_rows_;
+  const int64_t input_stride_;  // of scaled and rounded copies
+  int32_t unit_;                // outputs that panels of base and of adapters have in common
+  HugeBuffer rounded_;  // [1 + kMaxTargets][max_rows, input_stride] bf16; the first for x itself
+  HugeBuffer scaled_;   // [kMaxTargets][max_rows, input_stride]
+  HugeBuffer reduced_;  // v of all groups
+  int64_t reduced_stride_ = 0;
+  bool scales_ = false;
+
+  std::vector<Member> members_;
+  std::vector<ReduceItem> reduces_;
+  std::vector<std::pair<const RowGroup*, float*>> group_v_;
+  std::vector<ThreadCounts> counts_;
+};
+
+}  // namespace manyfold

@@ -1,0 +1,170 @@
+// See fast_weights.h.
+#include "fast_weights.h"
+
+#include <algorithm>
+#include <string>
+
+#include "../core/check_terms.h"
+#include "../core/error.h"
+
+namespace manyfold {
+namespace {
+
+std::string shape_text(int64_t rows, int64_t cols) {
+  return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]";
+}
+
+bool is_matrix(Site site) {
+  return is_linear_site(site) || site == Site::kEmbedding;
+}
+
+// In the order that a step reads them.
+std::vector<SiteRef> matrix_sites(const ModelConfig& model) {
+  std::vector<SiteRef> sites{{-1, Site::kEmbedding}};
+  for (int32_t layer = 0; layer < static_cast<int32_t>(model.layers.size()); ++layer) {
+    for (const Site site :
+         {Site::kQ, Site::kK, Site::kV, Site::kO, Site::kGate, Site::kUp, Site::kDown}) {
+      sites.push_back({layer, site});
+    }
+  }
+  if (!model.tied_head) sites.push_back({-1, Site::kHead});
+  return sites;
+}
+
+}  // namespace
+
+FastWeights::FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& kernels,
+                         ThreadPool& pool)
+    : model_(model),
+      dtype_(dtype),
+      kernels_(kernels),
+      pool_(pool),
+      weights_((model.layers.size() + 1) * kSiteCount),
+      biases_(weights_.size()) {
+  lay_out();
+}
+
+void FastWeights::lay_out() {
+  const std::vector<SiteRef> sites = matrix_sites(model_);
+  size_t total = 0;
+  for (const SiteRef site : sites) {
+    const WeightShape shape = weight_shape(model_, site.site);
+    PackedMatrix& matrix = weights_[static_cast<size_t>(site_index(site))].matrix;
+    matrix.dtype = dtype_;
+    matrix.rows = shape.rows;
+    matrix.cols = shape.cols;
+    matrix.panel_rows = kernels_.panel_rows(dtype_);
+    matrix.panel_bytes = kernels_.panel_bytes(dtype_, shape.cols);
+    total += static_cast<size_t>(round_up(static_cast<int64_t>(matrix.bytes()), 64));
+  }
+  memory_ = HugeBuffer(total, "the base weights");
+  size_t offset = 0;
+  for (const SiteRef site : sites) {
+    PackedMatrix& matrix = weights_[static_cast<size_t>(site_index(site))].matrix;
+    matrix.panels = memory_.data() + offset;
+    offset += static_cast<size_t>(round_up(static_cast<int64_t>(matrix.bytes()), 64));
+  }
+}
+
+FastWeights::Slot& FastWeights::slot(SiteRef site, WeightPart part) {
+  MF_CHECK(has_site(model_, site), site_label(site) + ": the model has no such site");
+  const bool tied = site.site == Site::kHead && model_.tied_head && part == WeightPart::kWeight;
+  MF_CHECK(!tied, "head: expected no weight of its own in a model with a tied head");
+  MF_CHECK(part == WeightPart::kWeight || is_linear_site(site.site),
+           site_label(site) + ": expected no bias there");
+  return (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
+}
+
+void FastWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
+                             const RowReader& read) {
+  Slot& place = slot(site, part);
+  const WeightShape shape = weight_shape(model_, site.site);
+  const int32_t expected_rows = part == WeightPart::kBias ? 1 : shape.rows;
+  const int32_t expected_cols = part == WeightPart::kBias ? shape.rows : shape.cols;
+  MF_CHECK(expected_cols > 0, site_label(site) + ": the site holds no weight");
+  MF_CHECK(rows == expected_rows && cols == expected_cols,
+           site_label(site) + ": expected shape " + shape_text(expected_rows, expected_cols) +
+               ", found " + shape_text(rows, cols));
+  MF_CHECK(!place.packed, site_label(site) + ": its weight was given twice");
+  if (part == WeightPart::kWeight && is_matrix(site.site)) {
+    pack(place.matrix, read);
+    bytes_ += place.matrix.bytes();
+  } else {
+    place.width = cols;
+    place.values.assign(static_cast<size_t>(round_up(cols, kRowPad)), 0.0f);
+    read(0, 1, place.values.data());
+    bytes_ += place.values.size() * sizeof(float);
+  }
+  place.packed = true;
+}
+
+void FastWeights::pack(PackedMatrix& matrix, const RowReader& read) {
+  std::byte* panels = memory_.data() + (matrix.panels - memory_.data());
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(pool_.threads()));
+  pool_.run_items(matrix.panel_count(), [&](int32_t panel, int32_t thread) {
+    std::vector<float>& rows = scratch[static_cast<size_t>(thread)];
+    rows.resize(static_cast<size_t>(matrix.panel_rows) * static_cast<size_t>(matrix.cols));
+    const int32_t first = panel * matrix.panel_rows;
+    const int32_t count = std::min(matrix.panel_rows, matrix.rows - first);
+    read(first, count, rows.data());
+    kernels_.pack_panel(matrix.dtype, rows.data(), count, matrix.cols,
+                        panels + static_cast<size_t>(panel) * matrix.panel_bytes);
+  });
+}
+
+const FastWeights::Slot* FastWeights::find(SiteRef site, WeightPart part) const {
+  if (!has_site(model_, site)) return nullptr;
+  if (part == WeightPart::kWeight && site.site == Site::kHead && model_.tied_head) {
+    site.site = Site::kEmbedding;
+  }
+  const Slot& place =
+      (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
+  return place.packed ? &place : nullptr;
+}
+
+void FastWeights::read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
+                              float* out) const {
+  const Slot* place = find(site, part);
+  MF_CHECK(place != nullptr, site_label(site) + ": the model has no " +
+                                 (part == WeightPart::kBias ? "bias" : "weight") + " there");
+  const bool plain = !place->values.empty();
+  const int64_t rows = plain ? 1 : place->matrix.rows;
+  MF_CHECK(row0 >= 0 && count >= 0 && int64_t{row0} + count <= rows,
+           site_label(site) + ": expected rows within 0 to " + std::to_string(rows) + ", found " +
+               std::to_string(count) + " from " + std::to_string(row0));
+  if (plain) {
+    std::copy_n(place->values.data(), count * place->width, out);
+    return;
+  }
+  const PackedMatrix& matrix = place->matrix;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t row = row0 + i;
+    kernels_.unpack_row(
+        matrix.dtype,
+        matrix.panels + static_cast<size_t>(row / matrix.panel_rows) * matrix.panel_bytes,
+        row % matrix.panel_rows, matrix.cols, out + int64_t{i} * matrix.cols);
+  }
+}
+
+const PackedMatrix& FastWeights::matrix(SiteRef site) const {
+  const Slot* place = find(site, WeightPart::kWeight);
+  MF_ASSERT(place != nullptr);
+  return place->matrix;
+}
+
+const float* FastWeights::bias(SiteRef site) const {
+  const Slot* place = find(site, WeightPart::kBias);
+  return place == nullptr ? nullptr : place->values.data();
+}
+
+const float* FastWeights::norm(SiteRef site) const {
+  const Slot* place = find(site, WeightPart::kWeight);
+  MF_ASSERT(place != nullptr);
+  return place->values.data();
+}
+
+void FastWeights::embedding_row(int32_t token, float* out) const {
+  read_weight({-1, Site::kEmbedding}, WeightPart::kWeight, token, 1, out);
+}
+
+}  // namespace manyfold

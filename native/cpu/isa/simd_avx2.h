@@ -1,0 +1,84 @@
+// SIMD policy of AVX2 with FMA: eight float lanes. Included by isa/avx2.cpp alone. What each
+// operation means is told in isa/simd_emulated.h, which does the same in plain arrays.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "../kernels/inline.h"
+
+namespace manyfold::avx2 {
+
+struct Simd {
+  static constexpr int32_t kLanes = 8;
+  static constexpr int32_t kRegisters = 16;
+  static constexpr int32_t kUnroll = 4;
+  static constexpr bool kDotBf16 = false;
+  static constexpr const char* kName = "avx2";
+
+  using F = __m256;
+  using Mask = __m256;
+
+  MF_INLINE F zero() { return _mm256_setzero_ps(); }
+  MF_INLINE F set(float x) { return _mm256_set1_ps(x); }
+  MF_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
+  MF_INLINE void store(float* p, F x) { _mm256_storeu_ps(p, x); }
+  MF_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
+  MF_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  MF_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  MF_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+  MF_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+  MF_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
+  MF_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  MF_INLINE F round(F a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  MF_INLINE F scale_by_power(F a, F n) {
+    const __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23)));
+  }
+  MF_INLINE F lane_numbers() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
+  MF_INLINE Mask less(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  MF_INLINE Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
+  MF_INLINE F select(Mask m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
+
+  MF_INLINE float first(F a) { return _mm256_cvtss_f32(a); }
+  MF_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+  MF_INLINE float sum(F a) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  MF_INLINE float highest(F a) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  MF_INLINE F widen(const uint16_t* p) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+  MF_INLINE void split(const uint16_t* p, F& even, F& odd) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-65536)));
+  }
+  MF_INLINE void narrow(uint16_t* p, F a) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i lowest = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_add_epi32(bits, _mm256_add_epi32(lowest, _mm256_set1_epi32(0x7fff)));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i top = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    const __m128i packed =
+        _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+  }
+
+  MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+}  // namespace manyfold::avx2

@@ -1,0 +1,83 @@
+// SIMD policies of AVX-512 (F, BW, VL, DQ) and of AVX512-BF16: sixteen float lanes. Included by
+// isa/avx512.cpp and isa/avx512bf16.cpp. What each operation means is told in isa/simd_emulated.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "../kernels/inline.h"
+
+namespace manyfold::avx512 {
+
+// The operations that both tiers share. Tier only makes the two instantiations different types.
+template <class Tier>
+struct Lanes {
+  static constexpr int32_t kLanes = 16;
+  static constexpr int32_t kRegisters = 32;
+  static constexpr int32_t kUnroll = 4;
+
+  using F = __m512;
+  using Mask = __mmask16;
+
+  MF_INLINE F zero() { return _mm512_setzero_ps(); }
+  MF_INLINE F set(float x) { return _mm512_set1_ps(x); }
+  MF_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
+  MF_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  MF_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+  MF_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  MF_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  MF_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+  MF_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+  MF_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
+  MF_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  MF_INLINE F round(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  MF_INLINE F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+  MF_INLINE F lane_numbers() {
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  MF_INLINE Mask less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  MF_INLINE Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+  MF_INLINE F select(Mask m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+  MF_INLINE float first(F a) { return _mm512_cvtss_f32(a); }
+  MF_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+  MF_INLINE float sum(F a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  MF_INLINE float highest(F a) {
+    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  MF_INLINE F widen(const uint16_t* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  MF_INLINE void split(const uint16_t* p, F& even, F& odd) {
+    const __m512i both = _mm512_loadu_si512(p);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-65536)));
+  }
+  MF_INLINE void narrow(uint16_t* p, F a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i lowest = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(lowest, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const Mask nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i top = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(top));
+  }
+
+  MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+}  // namespace manyfold::avx512

@@ -1,0 +1,198 @@
+// The SIMD policy of the AVX-512 tiers in plain arrays: it says what each operation means, and it
+// lets machines without AVX-512 run that tier's code paths, packed layouts and tails. Included by
+// isa/emulated.cpp alone, for native tests.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "../kernels/inline.h"
+
+// Not inlined: unrolled tiles of sixteen-lane loops would take minutes to compile.
+#define MF_CALL [[gnu::noinline]] static
+
+namespace manyfold::emulated {
+
+template <bool kWithDot>
+struct Simd {
+  static constexpr int32_t kLanes = 16;
+  static constexpr int32_t kRegisters = 32;
+  // Steps of a tile's loop that are written out one after the other.
+  static constexpr int32_t kUnroll = 1;
+  // Whether bf16 weights are multiplied in pairs, by bf16 inputs.
+  static constexpr bool kDotBf16 = kWithDot;
+  static constexpr const char* kName = kWithDot ? "emulated-bf16" : "emulated";
+
+  struct F {
+    float lane[kLanes];
+  };
+  struct Mask {
+    bool lane[kLanes];
+  };
+  struct Pairs {
+    uint16_t half[2 * kLanes];
+  };
+
+  MF_CALL F zero() { return set(0.0f); }
+  MF_CALL F set(float x) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = x;
+    return out;
+  }
+  // Neither load nor store wants alignment.
+  MF_CALL F load(const float* p) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = p[i];
+    return out;
+  }
+  MF_CALL void store(float* p, const F& x) { std::memcpy(p, x.lane, sizeof(x.lane)); }
+  MF_CALL F add(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] + b.lane[i];
+    return out;
+  }
+  MF_CALL F sub(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] - b.lane[i];
+    return out;
+  }
+  MF_CALL F mul(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] * b.lane[i];
+    return out;
+  }
+  MF_CALL F div(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] / b.lane[i];
+    return out;
+  }
+  // The second operand where either is NaN.
+  MF_CALL F max(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i)
+      out.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    return out;
+  }
+  MF_CALL F min(const F& a, const F& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i)
+      out.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+    return out;
+  }
+  // a · b + c, rounded once.
+  MF_CALL F fma(const F& a, const F& b, const F& c) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = std::fma(a.lane[i], b.lane[i], c.lane[i]);
+    return out;
+  }
+  // To the nearest integer, ties to even.
+  MF_CALL F round(const F& a) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = std::nearbyint(a.lane[i]);
+    return out;
+  }
+  // a · 2^n for integers n of -126 .. 127.
+  MF_CALL F scale_by_power(const F& a, const F& n) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i)
+      out.lane[i] = std::ldexp(a.lane[i], static_cast<int>(n.lane[i]));
+    return out;
+  }
+  MF_CALL F lane_numbers() {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = static_cast<float>(i);
+    return out;
+  }
+  // False where either is NaN.
+  MF_CALL Mask less(const F& a, const F& b) {
+    Mask out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] < b.lane[i];
+    return out;
+  }
+  MF_CALL Mask both(const Mask& a, const Mask& b) {
+    Mask out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] && b.lane[i];
+    return out;
+  }
+  MF_CALL F select(const Mask& m, const F& yes, const F& no) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = m.lane[i] ? yes.lane[i] : no.lane[i];
+    return out;
+  }
+
+  MF_CALL float first(const F& a) { return a.lane[0]; }
+  // a · b + c of single floats, rounded once.
+  MF_CALL float fused(float a, float b, float c) { return std::fma(a, b, c); }
+  // Across lanes, halves folded on halves: the order of every tier.
+  MF_CALL float sum(F a) {
+    for (int32_t n = kLanes / 2; n > 0; n /= 2) {
+      for (int32_t i = 0; i < n; ++i) a.lane[i] += a.lane[i + n];
+    }
+    return a.lane[0];
+  }
+  MF_CALL float highest(F a) {
+    for (int32_t n = kLanes / 2; n > 0; n /= 2) {
+      for (int32_t i = 0; i < n; ++i) {
+        a.lane[i] = a.lane[i] > a.lane[i + n] ? a.lane[i] : a.lane[i + n];
+      }
+    }
+    return a.lane[0];
+  }
+
+  // kLanes bf16 values.
+  MF_CALL F widen(const uint16_t* p) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = to_float(p[i]);
+    return out;
+  }
+  // 2 · kLanes bf16 values: those at even and at odd places.
+  MF_CALL void split(const uint16_t* p, F& even, F& odd) {
+    for (int32_t i = 0; i < kLanes; ++i) even.lane[i] = to_float(p[2 * i]);
+    for (int32_t i = 0; i < kLanes; ++i) odd.lane[i] = to_float(p[2 * i + 1]);
+  }
+  // kLanes values rounded to bf16, nearest even.
+  MF_CALL void narrow(uint16_t* p, const F& a) {
+    for (int32_t i = 0; i < kLanes; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &a.lane[i], 4);
+      const bool nan = a.lane[i] != a.lane[i];
+      p[i] = static_cast<uint16_t>(
+          (nan ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    }
+  }
+
+  MF_CALL Pairs load_pairs(const uint16_t* p) {
+    Pairs out;
+    std::memcpy(out.half, p, sizeof(out.half));
+    return out;
+  }
+  // The two halves at p in every lane.
+  MF_CALL Pairs set_pair(const uint16_t* p) {
+    Pairs out;
+    for (int32_t i = 0; i < 2 * kLanes; ++i) out.half[i] = p[i % 2];
+    return out;
+  }
+  // sum + a.odd · b.odd, then + a.even · b.even.
+  MF_CALL F dot(const F& sum, const Pairs& a, const Pairs& b) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) {
+      const float odd =
+          std::fma(to_float(a.half[2 * i + 1]), to_float(b.half[2 * i + 1]), sum.lane[i]);
+      out.lane[i] = std::fma(to_float(a.half[2 * i]), to_float(b.half[2 * i]), odd);
+    }
+    return out;
+  }
+
+  MF_INLINE void prefetch(const void*) {}
+
+ private:
+  MF_INLINE float to_float(uint16_t half) {
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+  }
+};
+
+}  // namespace manyfold::emulated

@@ -1,0 +1,155 @@
+// The kernels of one ISA tier as a table of functions, free of any ISA header. Written once as
+// templates over a SIMD policy (gemm.h, lowrank.h, attention.h, rows.h), instantiated in isa/,
+// chosen in dispatch.cpp, called by the fast CPU backend, native/test and native/bench.
+//
+// Every sum has one order that depends only on the tier: a linear's output is one accumulator over
+// ascending inputs, so one-row and many-row tiles and any split over threads give the same bits.
+//
+// Rows of activations are `stride` floats apart; strides are multiples of kRowPad and the floats
+// from the width up to there are zero. Kernels read and write whole vectors within that padding.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../../core/dtype.h"
+#include "../../core/model_config.h"
+#include "../../core/step.h"
+
+namespace manyfold {
+
+// Widest panel of any tier.
+inline constexpr int32_t kRowPad = 64;
+inline constexpr int32_t kMaxTileRows = 6;
+
+constexpr int64_t round_up(int64_t n, int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+// Gemm tiles run, by kernel.
+struct TileCounts {
+  int64_t single_row = 0, multi_row = 0;
+};
+
+// y[m, n] = Σ_k W[n, k] · x[m, k] for the outputs of panels panel0 .. panel1 - 1, all rows. W is
+// packed by pack_panel: panel p holds outputs p · panel_rows .. and panels are panel_bytes apart.
+struct GemmArgs {
+  Dtype dtype = Dtype::kF32;
+  const std::byte* weights = nullptr;
+  int32_t cols = 0;
+  int32_t panel0 = 0, panel1 = 0;
+  const void* x = nullptr;  // float32, or bf16 where `rounds_inputs` says so
+  int64_t x_stride = 0;     // elements
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int32_t rows = 0;
+  TileCounts* counts = nullptr;
+};
+
+// v[m, r] = factor[r] · gate(m, r) · Σ_k A[r, k] · x[rows[m], k] for ranks of vectors vector0 ..
+// vector1 - 1 (of `lanes` ranks each). A is packed by pack_reduce.
+struct ReduceArgs {
+  Dtype dtype = Dtype::kF32;
+  const std::byte* a = nullptr;
+  int32_t ranks = 0, cols = 0;
+  int32_t vector0 = 0, vector1 = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const int32_t* rows = nullptr;
+  int32_t count = 0;
+  const float* factor = nullptr;  // [ranks, rounded up to lanes]
+  float* v = nullptr;             // [count, v_stride]
+  int64_t v_stride = 0;           // a multiple of lanes, at least ranks
+};
+
+// y[rows[m], n] += e[n] · Σ_r B[n, r] · v[m, r] for outputs of panels panel0 .. panel1 - 1 of
+// spread_rows outputs each. B is packed as panels of spread_rows (pack_spread).
+struct SpreadArgs {
+  Dtype dtype = Dtype::kF32;
+  const std::byte* b = nullptr;
+  int32_t rank = 0;
+  int32_t panel0 = 0, panel1 = 0;
+  const float* v = nullptr;
+  int64_t v_stride = 0;
+  const int32_t* rows = nullptr;
+  int32_t count = 0;
+  const float* out_diag = nullptr;  // padded like the outputs, or null
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+// Keys and values of one kv head in pages of kPageTokens tokens: a page of K is
+// [head_dim][kPageTokens] in the tier's token order, a page of V [kPageTokens][head_dim].
+struct KeySegment {
+  Dtype dtype = Dtype::kF32;
+  const std::byte* k = nullptr;  // page 0
+  const std::byte* v = nullptr;
+  const int32_t* pages = nullptr;  // page numbers in order; null: 0, 1, 2, …
+  int32_t tokens = 0;              // written ones
+  int32_t position = 0;            // of its first token
+};
+
+// The query heads of one kv head for some consecutive rows of a sequence, against segments in
+// order.
+struct AttentionArgs {
+  const float* q = nullptr;  // row 0, first head of the group; heads are head_dim apart
+  int64_t q_stride = 0;
+  float* out = nullptr;  // the same layout
+  int64_t out_stride = 0;
+  const int32_t* positions = nullptr;  // [rows], ascending
+  int32_t rows = 0, heads = 0, head_dim = 0;
+  float scale = 1.0f;
+  int32_t window = 0;
+  const KeySegment* shared = nullptr;  // one softmax over all of them, causal by position
+  int32_t shared_count = 0;
+  const KeySegment* gated =
+      nullptr;  // own softmax each, seen by every row; gate times the result is added
+  const float* gates = nullptr;
+  int32_t gated_count = 0;
+  float* scratch = nullptr;  // attention_scratch(rows · heads, head_dim) floats
+};
+
+struct Kernels {
+  const char* isa;
+  int32_t lanes;
+  // bf16 weights take bf16 inputs (round_inputs).
+  bool rounds_inputs;
+
+  // Base weights.
+  int32_t (*panel_rows)(Dtype dtype);
+  size_t (*panel_bytes)(Dtype dtype, int32_t cols);
+  // Packs `count` rows of [count, cols] as one panel; rows beyond count become zero.
+  void (*pack_panel)(Dtype dtype, const float* rows, int32_t count, int32_t cols, std::byte* panel);
+  // Row `row` of a panel as float32 [cols].
+  void (*unpack_row)(Dtype dtype, const std::byte* panel, int32_t row, int32_t cols, float* out);
+  // x [n] rounded to bf16, n a multiple of lanes.
+  void (*round_inputs)(const float* x, int64_t n, uint16_t* out);
+  void (*gemm)(const GemmArgs& args);
+
+  // Adapters' factors.
+  int32_t (*spread_rows)();
+  size_t (*spread_bytes)(Dtype dtype, int32_t out, int32_t rank);
+  void (*pack_spread)(Dtype dtype, const float* b, int32_t out, int32_t rank, std::byte* packed);
+  size_t (*reduce_bytes)(Dtype dtype, int32_t ranks, int32_t cols);
+  void (*pack_reduce)(Dtype dtype, const float* a, int32_t ranks, int32_t cols, std::byte* packed);
+  void (*reduce)(const ReduceArgs& args);
+  void (*spread)(const SpreadArgs& args);
+
+  // Attention. One token's key and value [head_dim] into their page.
+  void (*append_key)(Dtype dtype, const float* k, int32_t head_dim, int32_t token, std::byte* page);
+  void (*append_value)(Dtype dtype, const float* v, int32_t head_dim, int32_t token,
+                       std::byte* page);
+  int64_t (*attention_scratch)(int32_t queries, int32_t head_dim);
+  void (*attention)(const AttentionArgs& args);
+
+  // Rows. out may be x. Any n.
+  void (*rms_norm)(const float* x, const float* weight, int32_t n, float eps, float* out);
+  // Rotates one head of 2 · half values; cos and sin [half].
+  void (*rotate)(float* x, int32_t half, const float* cos, const float* sin);
+  // y += x, and out = act(gate) ⊙ up; n a multiple of lanes.
+  void (*add)(const float* x, int64_t n, float* y);
+  void (*activate)(Activation activation, const float* gate, const float* up, int64_t n,
+                   float* out);
+};
+
+}  // namespace manyfold

@@ -1,0 +1,148 @@
+// Makes the table of one tier from its SIMD policy. Included by each file of isa/ after its own
+// policy.
+//
+// Everything here and in the headers below is a template over S, so that two tiers never share a
+// function that one of them has compiled for instructions the other's machine lacks.
+#pragma once
+
+#include "attention.h"
+#include "gemm.h"
+#include "lowrank.h"
+#include "rows.h"
+
+namespace manyfold::kernels {
+
+// The functions of the table with the dtype as an argument.
+template <class S>
+struct Typed {
+  using Base16 = typename BasePanels<S>::Bf16;
+  using Base32 = F32Panel<S>;
+  using Spread16 = Bf16Panel<S>;
+  using Spread32 = F32Panel<S>;
+
+  static int32_t panel_rows(Dtype dtype) {
+    return dtype == Dtype::kF32 ? Base32::kRows : Base16::kRows;
+  }
+  static size_t panel_bytes(Dtype dtype, int32_t cols) {
+    return dtype == Dtype::kF32 ? static_cast<size_t>(panel_elements<Base32>(cols)) * 4
+                                : static_cast<size_t>(panel_elements<Base16>(cols)) * 2;
+  }
+  static void pack(Dtype dtype, const float* rows, int32_t count, int32_t cols, std::byte* panel) {
+    if (dtype == Dtype::kF32) {
+      pack_panel<Base32>(rows, count, cols, reinterpret_cast<float*>(panel));
+    } else {
+      pack_panel<Base16>(rows, count, cols, reinterpret_cast<uint16_t*>(panel));
+    }
+  }
+  static void unpack(Dtype dtype, const std::byte* panel, int32_t row, int32_t cols, float* out) {
+    if (dtype == Dtype::kF32) {
+      unpack_row<Base32>(reinterpret_cast<const float*>(panel), row, cols, out);
+    } else {
+      unpack_row<Base16>(reinterpret_cast<const uint16_t*>(panel), row, cols, out);
+    }
+  }
+  static void multiply(const GemmArgs& a) {
+    if (a.dtype == Dtype::kF32) {
+      gemm<S, Base32>(a);
+    } else {
+      gemm<S, Base16>(a);
+    }
+  }
+
+  static int32_t spread_rows() { return Spread32::kRows; }
+  static size_t spread_bytes(Dtype dtype, int32_t out, int32_t rank) {
+    const int64_t panels = (out + Spread32::kRows - 1) / Spread32::kRows;
+    return static_cast<size_t>(panels * panel_elements<Spread32>(rank)) *
+           (dtype == Dtype::kF32 ? 4 : 2);
+  }
+  template <class P>
+  static void pack_spread_panels(const float* b, int32_t out, int32_t rank, std::byte* packed) {
+    auto* panel = reinterpret_cast<typename P::Weight*>(packed);
+    for (int32_t row = 0; row < out; row += P::kRows, panel += panel_elements<P>(rank)) {
+      const int32_t count = out - row < P::kRows ? out - row : P::kRows;
+      pack_panel<P>(b + int64_t{row} * rank, count, rank, panel);
+    }
+  }
+  static void pack_spread(Dtype dtype, const float* b, int32_t out, int32_t rank,
+                          std::byte* packed) {
+    if (dtype == Dtype::kF32) {
+      pack_spread_panels<Spread32>(b, out, rank, packed);
+    } else {
+      pack_spread_panels<Spread16>(b, out, rank, packed);
+    }
+  }
+  static void add_spread(const SpreadArgs& a) {
+    if (a.dtype == Dtype::kF32) {
+      spread<S, Spread32>(a);
+    } else {
+      spread<S, Spread16>(a);
+    }
+  }
+  static size_t factor_bytes(Dtype dtype, int32_t ranks, int32_t cols) {
+    return dtype == Dtype::kF32 ? reduce_bytes<S, float>(ranks, cols)
+                                : reduce_bytes<S, uint16_t>(ranks, cols);
+  }
+  static void pack_factor(Dtype dtype, const float* a, int32_t ranks, int32_t cols,
+                          std::byte* packed) {
+    if (dtype == Dtype::kF32) {
+      pack_reduce<S>(a, ranks, cols, reinterpret_cast<float*>(packed));
+    } else {
+      pack_reduce<S>(a, ranks, cols, reinterpret_cast<uint16_t*>(packed));
+    }
+  }
+  static void reduce_rows(const ReduceArgs& a) {
+    if (a.dtype == Dtype::kF32) {
+      reduce<S, float>(a);
+    } else {
+      reduce<S, uint16_t>(a);
+    }
+  }
+
+  static void key(Dtype dtype, const float* k, int32_t head_dim, int32_t token, std::byte* page) {
+    if (dtype == Dtype::kF32) {
+      append_key<S>(k, head_dim, token, reinterpret_cast<float*>(page));
+    } else {
+      append_key<S>(k, head_dim, token, reinterpret_cast<uint16_t*>(page));
+    }
+  }
+  static void value(Dtype dtype, const float* v, int32_t head_dim, int32_t token, std::byte* page) {
+    if (dtype == Dtype::kF32) {
+      append_value<S>(v, head_dim, token, reinterpret_cast<float*>(page));
+    } else {
+      append_value<S>(v, head_dim, token, reinterpret_cast<uint16_t*>(page));
+    }
+  }
+};
+
+template <class S>
+constexpr Kernels make_kernels() {
+  using T = Typed<S>;
+  return Kernels{
+      .isa = S::kName,
+      .lanes = S::kLanes,
+      .rounds_inputs = S::kDotBf16,
+      .panel_rows = T::panel_rows,
+      .panel_bytes = T::panel_bytes,
+      .pack_panel = T::pack,
+      .unpack_row = T::unpack,
+      .round_inputs = round_inputs<S>,
+      .gemm = T::multiply,
+      .spread_rows = T::spread_rows,
+      .spread_bytes = T::spread_bytes,
+      .pack_spread = T::pack_spread,
+      .reduce_bytes = T::factor_bytes,
+      .pack_reduce = T::pack_factor,
+      .reduce = T::reduce_rows,
+      .spread = T::add_spread,
+      .append_key = T::key,
+      .append_value = T::value,
+      .attention_scratch = attention_scratch<S>,
+      .attention = attention<S>,
+      .rms_norm = rms_norm<S>,
+      .rotate = rotate<S>,
+      .add = add<S>,
+      .activate = activate<S>,
+  };
+}
+
+}  // namespace manyfold::kernels

@@ -1,0 +1,117 @@
+// See reference_stores.h.
+#include "reference_stores.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "../../core/check_terms.h"
+#include "../../core/error.h"
+
+namespace manyfold {
+
+namespace {
+
+void round_to_bf16(std::vector<float>& values) {
+  for (float& v : values) v = bf16_to_f32(f32_to_bf16(v));
+}
+
+}  // namespace
+
+ReferenceWeights::ReferenceWeights(const ModelConfig& model, Dtype dtype)
+    : model_(model),
+      dtype_(dtype),
+      weights_((model.layers.size() + 1) * kSiteCount),
+      biases_((model.layers.size() + 1) * kSiteCount) {}
+
+void ReferenceWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
+                                  const RowReader& read) {
+  std::vector<float>& values =
+      (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
+  MF_CHECK(values.empty(), site_label(site) + ": its weight was given twice");
+  values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
+  read(0, rows, values.data());
+  if (dtype_ == Dtype::kBf16 && part == WeightPart::kWeight && !is_norm_site(site.site))
+    round_to_bf16(values);
+  bytes_ += values.size() * sizeof(float);
+}
+
+const std::vector<float>* ReferenceWeights::find(SiteRef site, WeightPart part) const {
+  if (part == WeightPart::kWeight && site.site == Site::kHead && model_.tied_head)
+    site.site = Site::kEmbedding;
+  const std::vector<float>& values =
+      (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
+  return values.empty() ? nullptr : &values;
+}
+
+void ReferenceWeights::read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
+                                   float* out) const {
+  const std::vector<float>* values = has_site(model_, site) ? find(site, part) : nullptr;
+  MF_CHECK(values != nullptr, site_label(site) + ": the model has no " +
+                                  (part == WeightPart::kBias ? "bias" : "weight") + " there");
+  const size_t cols = part == WeightPart::kBias
+                          ? values->size()
+                          : static_cast<size_t>(weight_shape(model_, site.site).cols);
+  const int64_t rows = static_cast<int64_t>(values->size() / cols);
+  MF_CHECK(row0 >= 0 && count >= 0 && static_cast<int64_t>(row0) + count <= rows,
+           site_label(site) + ": expected rows within 0 to " + std::to_string(rows) + ", found " +
+               std::to_string(count) + " from " + std::to_string(row0));
+  std::copy_n(values->begin() + static_cast<ptrdiff_t>(static_cast<size_t>(row0) * cols),
+              static_cast<size_t>(count) * cols, out);
+}
+
+const float* ReferenceWeights::matrix(SiteRef site) const {
+  const std::vector<float>* values = find(site, WeightPart::kWeight);
+  MF_ASSERT(values != nullptr);
+  return values->data();
+}
+
+const float* ReferenceWeights::bias(SiteRef site) const {
+  const std::vector<float>* values = find(site, WeightPart::kBias);
+  return values == nullptr ? nullptr : values->data();
+}
+
+TermHandle ReferenceTerms::load_terms(TermSet&& terms) {
+  check_terms(model_, terms);
+  MF_ASSERT(last_ < std::numeric_limits<TermHandle>::max());
+  UnpackedTerms unpacked(model_, terms);
+  bytes_ += unpacked.bytes();
+  sets_.emplace(++last_, std::move(unpacked));
+  return last_;
+}
+
+void ReferenceTerms::free_terms(TermHandle handle) {
+  const auto place = sets_.find(handle);
+  MF_CHECK(place != sets_.end(), "free_terms: handle " + std::to_string(handle) + " is not loaded");
+  bytes_ -= place->second.bytes();
+  sets_.erase(place);
+}
+
+const UnpackedTerms& ReferenceTerms::get(TermHandle handle) const {
+  const auto place = sets_.find(handle);
+  MF_ASSERT(place != sets_.end());
+  return place->second;
+}
+
+ReferenceKv::ReferenceKv(const ModelConfig& model, Dtype dtype, int32_t pages)
+    : pages_(pages),
+      kv_heads_(model.kv_heads),
+      head_dim_(model.head_dim),
+      round_(dtype == Dtype::kBf16),
+      values_(model.layers.size() * static_cast<size_t>(pages) * 2 *
+              static_cast<size_t>(model.kv_width()) * kPageTokens) {}
+
+float* ReferenceKv::at(int32_t layer, int32_t page, int32_t part, int32_t head, int32_t token) {
+  const size_t index =
+      static_cast<size_t>((static_cast<int64_t>(layer) * pages_ + page) * 2 + part);
+  return values_.data() +
+         ((index * static_cast<size_t>(kv_heads_) + static_cast<size_t>(head)) * kPageTokens +
+          static_cast<size_t>(token)) *
+             static_cast<size_t>(head_dim_);
+}
+
+void ReferenceKv::store(const float* from, float* to) const {
+  for (int32_t d = 0; d < head_dim_; ++d)
+    to[d] = round_ ? bf16_to_f32(f32_to_bf16(from[d])) : from[d];
+}
+
+}  // namespace manyfold

@@ -1,0 +1,79 @@
+// What the reference backend holds between steps: base weights, adapters' terms and the KV pool,
+// all as float32.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "../../core/backend.h"
+#include "unpacked_terms.h"
+
+namespace manyfold {
+
+// Matrices are rounded to bf16 when dtype says so (the values the fast backend multiplies with);
+// norm weights and biases stay float32, as everywhere.
+class ReferenceWeights final : public WeightStore {
+ public:
+  ReferenceWeights(const ModelConfig& model, Dtype dtype);
+  void add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
+                  const RowReader& read) override;
+  void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
+                   float* out) const override;
+  size_t weight_bytes() const override { return bytes_; }
+
+  // [rows, cols]; a tied head is the embedding. The site must have been added.
+  const float* matrix(SiteRef site) const;
+  // [out], or null when the linear has none.
+  const float* bias(SiteRef site) const;
+
+ private:
+  const std::vector<float>* find(SiteRef site, WeightPart part) const;
+
+  const ModelConfig& model_;
+  Dtype dtype_;
+  std::vector<std::vector<float>> weights_, biases_;  // by site_index
+  size_t bytes_ = 0;
+};
+
+class ReferenceTerms final : public TermStore {
+ public:
+  explicit ReferenceTerms(const ModelConfig& model) : model_(model) {}
+  TermHandle load_terms(TermSet&& terms) override;
+  void free_terms(TermHandle handle) override;
+  size_t term_bytes() const override { return bytes_; }
+  int32_t term_sets() const override { return static_cast<int32_t>(sets_.size()); }
+
+  const UnpackedTerms& get(TermHandle handle) const;
+
+ private:
+  const ModelConfig& model_;
+  std::map<TermHandle, UnpackedTerms> sets_;
+  TermHandle last_ =
+      0;  // handles are never used twice, so that a stale one cannot name another set
+  size_t bytes_ = 0;
+};
+
+// [layer][page][key or value][kv head][token of the page][head_dim].
+class ReferenceKv {
+ public:
+  ReferenceKv(const ModelConfig& model, Dtype dtype, int32_t pages);
+  float* key(int32_t layer, int32_t page, int32_t head, int32_t token) {
+    return at(layer, page, 0, head, token);
+  }
+  float* value(int32_t layer, int32_t page, int32_t head, int32_t token) {
+    return at(layer, page, 1, head, token);
+  }
+  // Copies [head_dim] in, rounded to the pool's dtype.
+  void store(const float* from, float* to) const;
+  size_t bytes() const { return values_.size() * sizeof(float); }
+
+ private:
+  float* at(int32_t layer, int32_t page, int32_t part, int32_t head, int32_t token);
+
+  int32_t pages_, kv_heads_, head_dim_;
+  bool round_;
+  std::vector<float> values_;
+};
+
+}  // namespace manyfold
