@@ -1,0 +1,63 @@
+/** From the user's settings and the model's shape to the sizes that the engine is made with. Pure. Called by compose.ts. */
+import type { EngineSettings } from '../config/resolved-config.js';
+import { humanBytes } from './human-bytes.js';
+import { ManyfoldError } from '../core/errors.js';
+import type { ModelConfig } from '../core/model-config.js';
+import type { EngineLimits } from '../engine/in-process-engine.js';
+import type { LoadOptions, NativeInfo } from '../native/binding-types.js';
+
+/** Logits entries beyond one for each sequence: room for scoring prompts without holding up those that decode. */
+const SCORING_ENTRIES = 64;
+
+export interface EnginePlan {
+  readonly native: Pick<LoadOptions, 'dtype' | 'threads' | 'isa' | 'backend' | 'kvPages' | 'maxRows' | 'maxEntries'>;
+  readonly engine: EngineLimits;
+  /** Tokens that the KV pool holds. */
+  readonly kvTokens: number;
+}
+
+/** Throws 'invalid_config' when the KV pool cannot hold what was asked for. */
+export function enginePlan(settings: EngineSettings, model: ModelConfig, native: NativeInfo): EnginePlan {
+  const dtype = settings.dtype === 'f32' ? 'f32' : 'bf16';
+  const { pageTokens } = native;
+  const pageBytes = 2 * model.layers.length * model.numKvHeads * model.headDim * pageTokens * (dtype === 'f32' ? 4 : 2);
+  const maxRows = Math.max(settings.maxNumBatchedTokens, settings.maxNumSeqs);
+  // Every entry reads a row of its own.
+  const maxEntries = Math.min(settings.maxNumSeqs + SCORING_ENTRIES, maxRows);
+  // More pages than all sequences at full length can hold would never be used.
+  const longest = settings.maxModelLen ?? model.maxPositions;
+  const useful = settings.maxNumSeqs * Math.ceil(Math.min(longest, model.maxPositions) / pageTokens);
+  const kvPages = Math.min(Math.floor(settings.kvBytes / pageBytes), useful);
+  const kvTokens = kvPages * pageTokens;
+  const maxModelLen = settings.maxModelLen ?? Math.min(model.maxPositions, kvTokens);
+  if (maxModelLen > model.maxPositions) {
+    throw new ManyfoldError(
+      'invalid_config',
+      `--max-model-len ${maxModelLen} is more than the ${model.maxPositions} tokens that the model was made for. Lower it, or leave it out.`,
+      { param: 'max-model-len' },
+    );
+  }
+  if (kvPages === 0 || maxModelLen > kvTokens) {
+    const needed = Math.ceil(Math.max(maxModelLen, 1) / pageTokens) * pageBytes;
+    throw new ManyfoldError(
+      'invalid_config',
+      `--kv-bytes ${humanBytes(settings.kvBytes)} holds ${kvTokens} tokens, but one sequence may have ${Math.max(maxModelLen, 1)}. ` +
+        `Give at least ${humanBytes(needed)}, or lower --max-model-len.`,
+      { param: 'kv-bytes' },
+    );
+  }
+  return {
+    native: { dtype, threads: settings.threads, isa: settings.isa, backend: 'cpu', kvPages, maxRows, maxEntries },
+    engine: {
+      maxModelLen,
+      maxNumSeqs: settings.maxNumSeqs,
+      maxQueue: settings.maxQueue,
+      maxRows,
+      maxEntries,
+      maxChunk: maxRows,
+      kvPages,
+      pageTokens,
+    },
+    kvTokens,
+  };
+}
