@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -13,18 +14,33 @@
 
 namespace manyfold {
 
-// Row-major values of dtype f32, f16 or bf16, owned.
+enum class Codec : uint8_t { kDense, kInt8, kTernary };
+
+// Values of a term, owned. Dense: row-major, dtype f32, f16 or bf16, in `bytes`. Int8: [rows, cols]
+// in `bytes`, value = scales[row] · byte. Ternary: [rows, cols] of {-scale, 0, scale} in two bit
+// planes, bit j % 32 of word row · ceil(cols / 32) + j / 32; scales[0] is the scale.
 struct TermTensor {
   Dtype dtype = Dtype::kF32;
   std::vector<int32_t> shape;
   std::vector<uint8_t> bytes;
+  Codec codec = Codec::kDense;
+  std::vector<float> scales;
+  std::vector<uint32_t> positive, negative;
+  std::string shared;  // names the content; empty: not shared
 
   size_t count() const {
     size_t n = 1;
     for (int32_t d : shape) n *= static_cast<size_t>(d);
     return n;
   }
+  // Words of one row of a plane.
+  size_t plane_stride() const { return (static_cast<size_t>(shape.back()) + 31) / 32; }
+
   float at(size_t i) const {
+    if (codec == Codec::kInt8) {
+      return scales[i / static_cast<size_t>(shape.back())] * static_cast<int8_t>(bytes[i]);
+    }
+    if (codec == Codec::kTernary) return ternary_at(i);
     if (dtype == Dtype::kF32) {
       float v;
       std::memcpy(&v, bytes.data() + 4 * i, 4);
@@ -34,13 +50,59 @@ struct TermTensor {
     std::memcpy(&v, bytes.data() + 2 * i, 2);
     return dtype == Dtype::kBf16 ? bf16_to_f32(v) : f16_to_f32(v);
   }
+
+ private:
+  float ternary_at(size_t i) const {
+    const size_t cols = static_cast<size_t>(shape.back());
+    const size_t word = i / cols * plane_stride() + i % cols / 32;
+    const uint32_t bit = 1u << (i % cols % 32);
+    if ((positive[word] & bit) != 0) return scales[0];
+    return (negative[word] & bit) != 0 ? -scales[0] : 0.0f;
+  }
 };
 
-// Δ = scale · e ⊙ B (γ ⊙ d ⊙ (A x)); A [R, in], B [out, R], d [R] and e [out] may be empty.
+// Δ = scale · e ⊙ B (γ ⊙ D (A x)); A [R, in], B [out, R]; D is diag(mid [R]) or mid_matrix [R, R];
+// mid, mid_matrix and e [out] may be empty.
 struct LowRank {
   TermTensor a, b;
   float scale = 1.0f;
   std::vector<float> mid, out_diag;
+  TermTensor mid_matrix;  // shape empty: none
+};
+
+enum class RowColSide { kIn, kOut };
+
+// kIn: Δ = scale · V x[index], V [out, k]; kOut: Δ[index] = scale · V x, V [k, in]. index unique,
+// ascending.
+struct RowCol {
+  RowColSide side = RowColSide::kIn;
+  std::vector<uint32_t> index;
+  TermTensor values;
+  float scale = 1.0f;
+};
+
+// Δ_i = scale · Σ values[j] · x[columns[j]], j in row_start[i] .. row_start[i + 1] - 1. values
+// [1, nnz].
+struct Sparse {
+  std::vector<uint32_t> row_start, columns;
+  TermTensor values;
+  float scale = 1.0f;
+};
+
+// t' = blocks · t[gather]; blocks [nb, p, q]; gather [nb · q], empty: t itself.
+struct BlockStage {
+  std::vector<uint32_t> gather;
+  TermTensor blocks;
+};
+
+enum class BlockPlacement { kPre, kPost, kAdditive };
+
+// A chain of block-diagonal maps, then values[output] (empty: as they are).
+struct BlockDiag {
+  BlockPlacement placement = BlockPlacement::kPre;
+  std::vector<BlockStage> stages;
+  std::vector<uint32_t> output;
+  float scale = 1.0f;
 };
 
 // u = h ⊙ x; z' = g ⊙ z; y += c. Each may be empty.
@@ -65,19 +127,26 @@ struct Prefix {
 enum class BottleneckActivation { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kTanh };
 enum class BottleneckPlacement { kSequential, kParallel };
 
-// t' = t + scale · (U act(D n + down_bias) + up_bias), n = t (sequential) or the sub-block's input
-// (parallel). D [m, hidden], U [hidden, m]; biases may be empty.
+// (t - mean) / sqrt(variance + eps) ⊙ weight + bias; all [hidden].
+struct LayerNorm {
+  std::vector<float> weight, bias;
+  float eps = 0.0f;
+};
+
+// t' = t + scale · (U act(D n + down_bias) + up_bias), n = norm(t) (sequential) or norm(the
+// sub-block's input) (parallel). D [m, hidden], U [hidden, m]; biases may be empty, norm absent.
 struct Bottleneck {
   BottleneckPlacement placement = BottleneckPlacement::kSequential;
   BottleneckActivation activation = BottleneckActivation::kRelu;
   TermTensor down, up;
   std::vector<float> down_bias, up_bias;
   float scale = 1.0f;
+  std::optional<LayerNorm> norm;
 };
 
 struct Term {
   SiteRef site;
-  std::variant<LowRank, Diag, Override, Prefix, Bottleneck> op;
+  std::variant<LowRank, Diag, Override, Prefix, Bottleneck, RowCol, Sparse, BlockDiag> op;
 };
 
 using TermSet = std::vector<Term>;

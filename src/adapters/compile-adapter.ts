@@ -1,19 +1,14 @@
 /** From an adapter folder to terms, by the one importer that knows its method. Called by the engine when it loads. */
-import type { ModelConfig } from '../core/model-config.js';
 import { ManyfoldError } from '../core/errors.js';
 import type { AdapterVersion } from '../core/ids.js';
 import { openAdapterFolder } from './adapter-folder.js';
-import type { AdapterFolder, AdapterLimits } from './adapter-folder.js';
-import type { AdapterImporter, CompiledAdapter } from './importer.js';
-import { loraImporter } from './importers/lora.js';
+import type { AdapterFolder } from './adapter-folder.js';
+import type { AdapterImporter, CompiledAdapter, ImportContext } from './importer.js';
+import { IMPORTERS } from './importers/index.js';
 import { adapterVersion } from './version.js';
 
-const IMPORTERS: readonly AdapterImporter[] = [loraImporter];
-
-export interface CompileContext {
-  readonly model: ModelConfig;
+export interface CompileContext extends ImportContext {
   readonly baseFingerprint: string;
-  readonly limits: AdapterLimits;
 }
 
 /** A version and the folder that held its bytes when it was hashed. */
@@ -27,7 +22,7 @@ export async function compileAdapter(location: AdapterLocation, context: Compile
   const { directory, version } = location;
   const folder = await openAdapterFolder(directory, { limits: context.limits, keepTensors: true });
   try {
-    const compiled = await importerOf(folder).compile(folder, context.model, context.limits);
+    const compiled = await importerOf(folder).compile(folder, context);
     const found = await adapterVersion(folder, context.baseFingerprint);
     if (found !== version) {
       throw new ManyfoldError(

@@ -11,6 +11,7 @@ import type { NativeEngine } from '../native/binding-types.js';
 import type { AdapterLocation } from './compile-adapter.js';
 import type { CompiledAdapter } from './importer.js';
 import { termSetFacts, toNativeTerms } from './native-terms.js';
+import { toFloats } from './tensor-values.js';
 import type { TermSetFacts } from './native-terms.js';
 
 export type ResidencyState =
@@ -110,6 +111,8 @@ export interface ResidentAdapter {
   /** Of the native engine. */
   readonly handle: number;
   readonly facts: TermSetFacts;
+  /** Rows of the soft prompt, `[softPromptTokens, hidden]`; undefined when there is none. */
+  readonly softPrompt?: Float32Array;
   readonly notes: readonly string[];
 }
 
@@ -232,7 +235,8 @@ export class Residency {
     try {
       const { terms, notes } = await compile(location);
       const handle = await native.loadTerms(toNativeTerms(terms));
-      entry.adapter = { version, handle, facts: termSetFacts(terms), notes };
+      const rows = terms.softPrompt === undefined ? {} : { softPrompt: toFloats(terms.softPrompt) };
+      entry.adapter = { version, handle, facts: termSetFacts(terms), ...rows, notes };
       this.#apply(version, entry, { type: 'loaded' });
     } catch (error) {
       entry.failure = error;

@@ -3,7 +3,7 @@
  * TypeScript validates, native asserts: a call that breaks a rule written here throws, it never crashes.
  * All typed arrays are read during the call (or, for promises, until they settle) and must not be changed meanwhile.
  */
-import type { BottleneckActivation, TermTensor } from '../core/terms.js';
+import type { BlockStage, BottleneckActivation, LayerNorm, TermTensor } from '../core/terms.js';
 
 /** Element and block types of weight files. Numbers are those of native/core/dtype.h. */
 export const DTYPES = {
@@ -170,26 +170,35 @@ export interface NativeResult {
 
 /** Flat form of core/terms `Term`; absent parts are undefined. */
 export interface NativeTerm {
-  readonly kind: 'lowrank' | 'diag' | 'override' | 'prefix' | 'bottleneck';
+  readonly kind: 'lowrank' | 'diag' | 'override' | 'prefix' | 'bottleneck' | 'rowcol' | 'sparse' | 'blockdiag';
   readonly layer: number;
   readonly site: number;
   readonly scale: number;
-  /** lowrank A; override values; prefix k; bottleneck down. */
+  /** lowrank A; override, rowcol and sparse values; prefix k; bottleneck down. */
   readonly first?: TermTensor | undefined;
   /** lowrank B; prefix v; bottleneck up. */
   readonly second?: TermTensor | undefined;
+  /** lowrank mid matrix. */
+  readonly third?: TermTensor | undefined;
   /** lowrank mid; diag h; bottleneck down bias. */
   readonly vectorA?: Float32Array | undefined;
   /** lowrank out diagonal; diag g; bottleneck up bias. */
   readonly vectorB?: Float32Array | undefined;
   /** diag c. */
   readonly vectorC?: Float32Array | undefined;
-  /** override rows. */
+  /** override rows; rowcol index; sparse columns; blockdiag output. */
   readonly rows?: Uint32Array | undefined;
+  /** sparse row starts. */
+  readonly rowStart?: Uint32Array | undefined;
   /** prefix gate; undefined: shared softmax. */
   readonly gate?: number | undefined;
   readonly activation?: BottleneckActivation | undefined;
-  readonly placement?: 'sequential' | 'parallel' | undefined;
+  /** Of a bottleneck: sequential, parallel; of a blockdiag: pre, post, additive; of a rowcol: in, out. */
+  readonly placement?: 'sequential' | 'parallel' | 'pre' | 'post' | 'additive' | 'in' | 'out' | undefined;
+  /** bottleneck. */
+  readonly norm?: LayerNorm | undefined;
+  /** blockdiag. */
+  readonly stages?: readonly BlockStage[] | undefined;
 }
 
 /** Counted by the backend since it was made; tests assert on them. */
@@ -236,7 +245,10 @@ export interface NativeEngine {
   loadTerms(terms: readonly NativeTerm[]): Promise<number>;
   /** Must not be called while a step that names the handle runs; throws for an unknown handle. */
   freeTerms(handle: number): void;
-  /** Weights as served (after packing and rounding), `[rows, cols]` from row0 on; norms and biases have one row. */
+  /**
+   * Weights as served (after packing and rounding), `[rows, cols]` from row0 on; norms and biases have one row. A bias
+   * that the model does not have is empty.
+   */
   readWeight(layer: number, site: number, part: 'weight' | 'bias', row0: number, rowCount: number): Float32Array;
   counters(): NativeCounters;
   info(): NativeEngineInfo;

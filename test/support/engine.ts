@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { openAdapterFolder, DEFAULT_ADAPTER_LIMITS } from '../../src/adapters/adapter-folder.js';
+import { nativeBaseWeights } from '../../src/adapters/base-weights.js';
 import { compileAdapter } from '../../src/adapters/compile-adapter.js';
 import { termSetFacts, toNativeTerms } from '../../src/adapters/native-terms.js';
 import { adapterVersion } from '../../src/adapters/version.js';
@@ -69,7 +70,7 @@ export async function loadAdapterFolder(test: TestEngine, directory: string): Pr
   const version = await adapterVersion(folder, baseFingerprint).finally(() => folder.close());
   const compiled = await compileAdapter(
     { version, directory },
-    { model: test.checkpoint.config, baseFingerprint, limits },
+    { model: test.checkpoint.config, base: nativeBaseWeights(test.engine), baseFingerprint, limits },
   );
   return loadTermSet(test.engine, compiled.terms);
 }

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { SiteName, SiteRef } from '../../src/core/model-config.js';
-import type { BottleneckActivation, Term, TermTensor } from '../../src/core/terms.js';
+import type { BottleneckActivation, Term, DenseTensor } from '../../src/core/terms.js';
 import { GOLDENS, readRows, type GoldenRow } from './goldens.js';
 
 interface Place {
@@ -15,7 +15,7 @@ interface Place {
 }
 
 interface TermJson {
-  readonly kind: Term['kind'];
+  readonly kind: 'lowrank' | 'diag' | 'override' | 'prefix' | 'bottleneck';
   readonly layer: number;
   readonly site: SiteName;
   readonly scale?: number;
@@ -76,7 +76,7 @@ function placeOf(term: TermJson, part: string): Place | undefined {
   return typeof place === 'object' ? place : undefined;
 }
 
-function tensor(bytes: Buffer, term: TermJson, part: string): TermTensor {
+function tensor(bytes: Buffer, term: TermJson, part: string): DenseTensor {
   const place = placeOf(term, part);
   if (place === undefined) throw new Error(`the golden's ${term.kind} has no ${part}`);
   const data = values(bytes, place);

@@ -3,10 +3,9 @@
  * scale and variant flags. A flag that changes the maths and is not plain LoRA is refused by name, and so is a field
  * that nobody knows, unless its value is one that switches things off.
  */
-import { isJsonObject } from '../../checkpoint/strict-json.js';
 import type { JsonObject, JsonValue } from '../../checkpoint/strict-json.js';
+import { flagField, isOff, refused, refuseUnknownFields, show } from '../config-fields.js';
 import { ModulePatterns, TargetModules } from './lora-patterns.js';
-import { refused, show } from './lora-refusal.js';
 
 export interface LoraConfig {
   readonly rank: number;
@@ -84,43 +83,31 @@ const VARIANTS: readonly { readonly field: string; readonly reason: string; read
 ];
 
 /** Fields that say where an adapter comes from or how it was trained; they do not change what it computes. */
-const WITHOUT_EFFECT: ReadonlySet<string> = new Set([
-  'auto_mapping',
-  'base_model_name_or_path',
+const WITHOUT_EFFECT: readonly string[] = [
   'corda_config',
   'eva_config',
   'fan_in_fan_out',
-  'inference_mode',
-  'layers_pattern',
   'loftq_config',
   'lora_dropout',
   'lora_ga_config',
   'megatron_core',
   'merge_weights',
   'monteclora_config',
-  'peft_type',
-  'peft_version',
   'qalora_group_size',
-  'revision',
-  'runtime_config',
   'velora_config',
-]);
+];
 
 /** Fields that {@link parseLoraConfig} reads. */
-const READ: ReadonlySet<string> = new Set([
+const READ: readonly string[] = [
   'alpha_pattern',
   'bias',
   'ensure_weight_tying',
-  'exclude_modules',
   'init_lora_weights',
-  'layers_to_transform',
   'lora_alpha',
   'r',
   'rank_pattern',
-  'target_modules',
-  'task_type',
   'use_rslora',
-]);
+];
 
 /** Ways to start a training that leave the base as it is. */
 const PLAIN_INITS: ReadonlySet<string> = new Set(['eva', 'gaussian', 'loftq', 'mica', 'orthogonal']);
@@ -128,8 +115,7 @@ const PLAIN_INITS: ReadonlySet<string> = new Set(['eva', 'gaussian', 'loftq', 'm
 /** Throws 'invalid_adapter' with the field's name. */
 export function parseLoraConfig(config: JsonObject): LoraConfig {
   refuseVariants(config);
-  refuseUnknown(config);
-  refuseOtherTask(config);
+  refuseUnknownFields(config, [...WITHOUT_EFFECT, ...READ, ...VARIANTS.map(({ field }) => field)]);
   const bias = config['bias'] ?? 'none';
   if (bias !== 'none') {
     const reason = 'trained biases replace those of the base';
@@ -138,22 +124,15 @@ export function parseLoraConfig(config: JsonObject): LoraConfig {
   return {
     rank: rankOf(config['r']),
     alpha: alphaOf('lora_alpha', config['lora_alpha']),
-    rankStabilized: flag(config, 'use_rslora'),
+    rankStabilized: flagField(config, 'use_rslora', false),
     rankPattern: ModulePatterns.parse('rank_pattern', config['rank_pattern'], checkedRank),
     alphaPattern: ModulePatterns.parse('alpha_pattern', config['alpha_pattern'], checkedAlpha),
     targets: TargetModules.parse('target_modules', config['target_modules']),
     excluded: TargetModules.parse('exclude_modules', config['exclude_modules']),
     layers: layersOf(config['layers_to_transform']),
-    tiesEmbeddings: flag(config, 'ensure_weight_tying'),
+    tiesEmbeddings: flagField(config, 'ensure_weight_tying', false),
     notes: initNotes(config['init_lora_weights']),
   };
-}
-
-/** Values that switch a field off, whatever it means. */
-function isOff(value: JsonValue | undefined): boolean {
-  if (value === undefined || value === null || value === false || value === '') return true;
-  if (Array.isArray(value)) return value.length === 0;
-  return isJsonObject(value) && Object.keys(value).length === 0;
 }
 
 function refuseVariants(config: JsonObject): void {
@@ -169,34 +148,6 @@ function refuseVariants(config: JsonObject): void {
     "Convert it with PEFT's save_pretrained(path, path_initial_model_for_weight_conversion=INITIAL), " +
       'which writes a plain LoRA, or train it with init_lora_weights=True.',
   );
-}
-
-function refuseUnknown(config: JsonObject): void {
-  for (const [field, value] of Object.entries(config)) {
-    if (WITHOUT_EFFECT.has(field) || READ.has(field) || isOff(value)) continue;
-    if (VARIANTS.some((variant) => variant.field === field)) continue;
-    throw refused(
-      JSON.stringify(field.slice(0, 80)),
-      `${show(value)}, a field that this server does not know and so cannot honour`,
-      'Remove the field if it does not change the maths, else merge the adapter into its base and serve the result.',
-    );
-  }
-}
-
-function refuseOtherTask(config: JsonObject): void {
-  const task = config['task_type'] ?? null;
-  if (task === null || task === 'CAUSAL_LM') return;
-  throw refused(
-    'task_type',
-    `${show(task)}, expected "CAUSAL_LM" or null: other tasks need another head`,
-    'Serve an adapter that was trained for text generation.',
-  );
-}
-
-function flag(config: JsonObject, field: string): boolean {
-  const value = config[field] ?? false;
-  if (typeof value === 'boolean') return value;
-  throw refused(field, `${show(value)}, expected true or false`, 'Correct adapter_config.json.');
 }
 
 function rankOf(value: JsonValue | undefined): number {

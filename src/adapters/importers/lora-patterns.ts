@@ -7,7 +7,7 @@
 import { isJsonObject } from '../../checkpoint/strict-json.js';
 import type { JsonValue } from '../../checkpoint/strict-json.js';
 import { LinearPattern } from '../linear-pattern.js';
-import { refused, show } from './lora-refusal.js';
+import { refused, show } from '../config-fields.js';
 
 const MAX_PATTERNS = 8192;
 /** Expressions that are not plain, of one table; bounds the work for one module. */

@@ -4,20 +4,18 @@
  * On the embedding, A is [r, vocab] and its input is the token's one-hot, so the kernel gathers a column of A; Gemma's
  * embedding scale applies to both, as in PEFT. On the head, base and head may be tied: only the head is adapted.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises';
-
 import { quoteName } from '../../checkpoint/strict-json.js';
-import type { SafetensorsTensor } from '../../checkpoint/safetensors.js';
-import { bug, ManyfoldError } from '../../core/errors.js';
+import { bug } from '../../core/errors.js';
 import type { ModelConfig } from '../../core/model-config.js';
-import type { LowRankTerm, TermTensor } from '../../core/terms.js';
+import type { DenseTensor, LowRankTerm } from '../../core/terms.js';
 import type { AdapterFolder, AdapterLimits } from '../adapter-folder.js';
-import type { AdapterImporter, CompiledAdapter } from '../importer.js';
+import { refused } from '../config-fields.js';
+import type { AdapterImporter, CompiledAdapter, ImportContext } from '../importer.js';
+import { readTensor, rowsOf } from '../tensor-values.js';
 import { parseLoraConfig } from './lora-config.js';
 import type { LoraConfig } from './lora-config.js';
 import { groupModules } from './lora-modules.js';
 import type { LoraModule } from './lora-modules.js';
-import { refused } from './lora-refusal.js';
 
 export const loraImporter: AdapterImporter = {
   method: 'LORA',
@@ -25,7 +23,7 @@ export const loraImporter: AdapterImporter = {
   compile: compileLora,
 };
 
-async function compileLora(folder: AdapterFolder, model: ModelConfig, limits: AdapterLimits): Promise<CompiledAdapter> {
+async function compileLora(folder: AdapterFolder, { model, limits }: ImportContext): Promise<CompiledAdapter> {
   const config = parseLoraConfig(folder.config);
   const modules = groupModules(folder.tensors, model);
   const scales = modules.map((module) => checkedScale(module, config, limits));
@@ -33,20 +31,20 @@ async function compileLora(folder: AdapterFolder, model: ModelConfig, limits: Ad
   const terms: LowRankTerm[] = [];
   const inert: string[] = [];
   for (const [i, module] of modules.entries()) {
-    const a = await readFactor(folder, module.a);
-    const b = await readFactor(folder, module.b);
+    const a = await readTensor(folder, module.a);
+    const b = await readTensor(folder, module.b);
     if (b.data.every((value) => value === 0)) inert.push(module.path);
     terms.push(...termsOf(module, a, b, scales[i] ?? bug('a module lost its scale')));
   }
   return { terms: { terms }, notes: [...config.notes, ...notesOf(modules, config, inert)] };
 }
 
-function termsOf(module: LoraModule, a: TermTensor, b: TermTensor, scale: number): LowRankTerm[] {
+function termsOf(module: LoraModule, a: DenseTensor, b: DenseTensor, scale: number): LowRankTerm[] {
   return module.parts.map(({ site, firstRow, rows }) => ({
     kind: 'lowrank',
     site,
     a,
-    b: rowsOf(b, firstRow, rows, module.rank),
+    b: rowsOf(b, firstRow, rows),
     scale,
   }));
 }
@@ -92,59 +90,6 @@ function refuseTiedFactors(modules: readonly LoraModule[], config: LoraConfig, m
     `true with factors for ${quoteName(touched.path)}: they also belong to the module that shares its weight`,
     'Train it with ensure_weight_tying=False, or merge it into its base and serve the result with --model.',
   );
-}
-
-async function readFactor(folder: AdapterFolder, tensor: SafetensorsTensor): Promise<TermTensor> {
-  const bytes = await folder.read(tensor.name);
-  const factor = toTermTensor(tensor, bytes);
-  if (!isFinite(factor)) {
-    throw new ManyfoldError(
-      'invalid_adapter',
-      `adapter_model.safetensors: ${quoteName(tensor.name)} holds NaN or infinity, expected finite values. ` +
-        'The training diverged or the file is damaged; use an earlier checkpoint.',
-    );
-  }
-  // Large adapters must not hold up the streams that run: one tensor, one turn.
-  await nextTurn();
-  return factor;
-}
-
-function toTermTensor(tensor: SafetensorsTensor, bytes: Uint8Array): TermTensor {
-  const { shape } = tensor;
-  const count = shape.reduce((product, dim) => product * dim, 1);
-  switch (tensor.dtype) {
-    case 'F32':
-      return { dtype: 'f32', shape, data: new Float32Array(bytes.buffer, bytes.byteOffset, count) };
-    case 'F16':
-      return { dtype: 'f16', shape, data: new Uint16Array(bytes.buffer, bytes.byteOffset, count) };
-    case 'BF16':
-      return { dtype: 'bf16', shape, data: new Uint16Array(bytes.buffer, bytes.byteOffset, count) };
-    default:
-      throw new ManyfoldError(
-        'invalid_adapter',
-        `adapter_model.safetensors: ${quoteName(tensor.name)} is ${tensor.dtype}, expected F32, F16 or BF16. ` +
-          'Convert the tensors, e.g. with .to(torch.bfloat16), and save them again.',
-      );
-  }
-}
-
-/** The bits of an exponent that is all ones: NaN or infinity. */
-const EXPONENT = { f32: 0x7f800000, f16: 0x7c00, bf16: 0x7f80 } as const;
-
-function isFinite(tensor: TermTensor): boolean {
-  const mask = EXPONENT[tensor.dtype];
-  const { data } = tensor;
-  const bits = tensor.dtype === 'f32' ? new Uint32Array(data.buffer, data.byteOffset, data.length) : data;
-  for (let i = 0; i < bits.length; i += 1) if (((bits[i] as number) & mask) === mask) return false;
-  return true;
-}
-
-/** Rows of a row-major [n, rank] tensor, without a copy. */
-function rowsOf(tensor: TermTensor, firstRow: number, rows: number, rank: number): TermTensor {
-  const shape = [rows, rank];
-  const [from, to] = [firstRow * rank, (firstRow + rows) * rank];
-  if (tensor.dtype === 'f32') return { dtype: 'f32', shape, data: tensor.data.subarray(from, to) };
-  return { dtype: tensor.dtype, shape, data: tensor.data.subarray(from, to) };
 }
 
 function notesOf(modules: readonly LoraModule[], config: LoraConfig, inert: readonly string[]): string[] {
