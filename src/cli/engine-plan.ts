@@ -24,10 +24,10 @@ export function enginePlan(settings: EngineSettings, model: ModelConfig, native:
   const maxRows = Math.max(settings.maxNumBatchedTokens, settings.maxNumSeqs);
   // Every entry reads a row of its own.
   const maxEntries = Math.min(settings.maxNumSeqs + SCORING_ENTRIES, maxRows);
-  // More pages than all sequences at full length can hold would never be used.
+  // More pages than all sequences at full length can hold would never be used, but for what may be reused.
   const longest = settings.maxModelLen ?? model.maxPositions;
   const useful = settings.maxNumSeqs * Math.ceil(Math.min(longest, model.maxPositions) / pageTokens);
-  const kvPages = Math.min(Math.floor(settings.kvBytes / pageBytes), useful);
+  const kvPages = Math.min(Math.floor(settings.kvBytes / pageBytes), settings.prefixCache ? 2 * useful : useful);
   const kvTokens = kvPages * pageTokens;
   const maxModelLen = settings.maxModelLen ?? Math.min(model.maxPositions, kvTokens);
   if (maxModelLen > model.maxPositions) {
@@ -57,6 +57,7 @@ export function enginePlan(settings: EngineSettings, model: ModelConfig, native:
       maxChunk: maxRows,
       kvPages,
       pageTokens,
+      prefixCache: settings.prefixCache,
     },
     kvTokens,
   };

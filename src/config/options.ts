@@ -189,6 +189,15 @@ export const OPTIONS = {
     unit: 'bytes',
     example: '4GiB',
   }),
+  enablePrefixCaching: required({
+    section: 'Engine',
+    description:
+      'Keeps the keys and values of answered requests while there is room, and reuses them for prompts that begin with the ' +
+      'same tokens under the same adapter version and cache_salt. Answers are the same bit for bit; only waiting changes.',
+    type: onOff(),
+    default: 'true',
+    example: 'false',
+  }),
   threads: required({
     section: 'Engine',
     description: 'Compute threads. 0 takes one for each core that this process may use. Results do not depend on it.',

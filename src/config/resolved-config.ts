@@ -29,6 +29,7 @@ export interface EngineSettings {
   readonly maxNumBatchedTokens: number;
   readonly maxQueue: number;
   readonly kvBytes: number;
+  readonly prefixCache: boolean;
   /** 0: one for each core. */
   readonly threads: number;
   readonly isa: string;
@@ -113,6 +114,7 @@ export function toSlices(values: OptionValues, apiKeys: readonly Secret[]): Omit
       maxNumBatchedTokens: values.maxNumBatchedTokens,
       maxQueue: values.maxQueue,
       kvBytes: values.kvBytes,
+      prefixCache: values.enablePrefixCaching,
       threads: values.threads,
       isa: values.isa,
       seed: values.seed,

@@ -10,10 +10,26 @@ import type { EngineRequest } from './port.js';
 import { Sequence } from './sequence.js';
 import { EOS, request, version, VOCAB } from './testing/harness.js';
 
-const SIZES = { maxRows: 32, maxEntries: 32, maxSequences: 8, kvPages: 16, pageTokens: 4, vocabSize: VOCAB };
+const SIZES = {
+  maxRows: 32,
+  maxEntries: 32,
+  maxSequences: 8,
+  kvPages: 16,
+  pageTokens: 4,
+  vocabSize: VOCAB,
+  hiddenSize: 4,
+};
 
 function lease(handle: number, prefixTokens = 0, gatedPrefix = false): AdapterLease {
-  const facts = { prefixTokens, gatedPrefix, maxRank: 2, bytes: 0, kinds: {} };
+  const facts = {
+    prefixTokens,
+    softPromptTokens: 0,
+    invocation: undefined,
+    gatedPrefix,
+    maxRank: 2,
+    bytes: 0,
+    kinds: {},
+  };
   return { adapter: { version: version(handle), handle, facts, notes: [] }, release: () => undefined };
 }
 

@@ -3,6 +3,7 @@
  * so a plan is valid until the next one is built; the loop builds one at a time and awaits it. Per row there are only
  * stores to typed arrays.
  */
+import { bug } from '../core/errors.js';
 import type { SamplingParams } from '../core/sampling.js';
 import type { NativePlan } from '../native/binding-types.js';
 import { doubled } from './token-history.js';
@@ -16,6 +17,7 @@ export interface PlanSizes {
   readonly kvPages: number;
   readonly pageTokens: number;
   readonly vocabSize: number;
+  readonly hiddenSize: number;
 }
 
 /** A plan, and what its entries answer. */
@@ -68,7 +70,7 @@ export class PlanBuilder {
   readonly #runKind: Uint8Array;
   readonly #runRef: Int32Array;
   readonly #runTokens: Int32Array;
-  readonly #pages: Int32Array;
+  #pages: Int32Array;
   readonly #termSets: Int32Array;
   readonly #entryRow: Int32Array;
   readonly #entryTarget: Int32Array;
@@ -93,6 +95,8 @@ export class PlanBuilder {
   #entries = 0;
   #biases = 0;
   #historyLength = 0;
+  #embeddings = NO_FLOATS;
+  #embeddingRows = 0;
 
   constructor(sizes: PlanSizes) {
     const { maxRows, maxEntries, maxSequences, kvPages } = sizes;
@@ -124,10 +128,10 @@ export class PlanBuilder {
   /** The sequences' pages must have been allocated for the chunks. */
   build(chunks: readonly Chunk<Sequence>[]): BuiltStep {
     this.#rows = this.#sequences = this.#runs = this.#pageSlots = 0;
-    this.#entries = this.#biases = this.#historyLength = 0;
+    this.#entries = this.#biases = this.#historyLength = this.#embeddingRows = 0;
     this.#termIndex.clear();
     for (const { sequence, count } of chunks) {
-      const terms = this.#termsOf(sequence);
+      const terms = sequence.activeFrom < sequence.computed + count ? this.#termsOf(sequence) : NONE;
       this.#addRuns(sequence, sequence.computed + count, terms);
       this.#addRows(sequence, count, terms);
       this.#addEntries(sequence, count);
@@ -157,6 +161,8 @@ export class PlanBuilder {
     if (prefixTokens > 0) this.#addRun(RUN_PREFIX, terms, 0);
     this.#addRun(RUN_PAGES, this.#pageSlots, end);
     const pages = Math.ceil(end / this.#sizes.pageTokens);
+    // Sequences that share a prefix list the same pages, so there may be more slots than pages.
+    while (this.#pageSlots + pages > this.#pages.length) this.#pages = doubled(this.#pages);
     this.#pages.set(table.pages.subarray(0, pages), this.#pageSlots);
     this.#pageSlots += pages;
     if (lease?.adapter.facts.gatedPrefix === true) this.#addRun(RUN_GATED_PREFIX, terms, 0);
@@ -171,14 +177,30 @@ export class PlanBuilder {
   }
 
   #addRows(sequence: Sequence, count: number, terms: number): void {
-    const { computed, prefixTokens, tokens } = sequence;
+    const { computed, prefixTokens, tokens, activeFrom } = sequence;
     for (let i = computed; i < computed + count; i += 1) {
       this.#rowSequence[this.#rows] = this.#sequences;
       this.#rowPosition[this.#rows] = prefixTokens + i;
-      this.#rowToken[this.#rows] = tokens[i] as number;
-      this.#rowTerms[this.#rows] = terms;
+      const token = tokens[i] as number;
+      this.#rowToken[this.#rows] = token < 0 ? this.#addEmbedding(sequence, -1 - token) : token;
+      this.#rowTerms[this.#rows] = i < activeFrom ? NONE : terms;
       this.#rows += 1;
     }
+  }
+
+  /** The row's token: it is given by value. */
+  #addEmbedding({ lease }: Sequence, row: number): number {
+    const hidden = this.#sizes.hiddenSize;
+    const values = lease?.adapter.softPrompt ?? bug('a row is given by value, and there is no soft prompt');
+    const at = this.#embeddingRows * hidden;
+    if (at + hidden > this.#embeddings.length) {
+      const wider = new Float32Array(Math.max(2 * this.#embeddings.length, 32 * hidden));
+      wider.set(this.#embeddings);
+      this.#embeddings = wider;
+    }
+    this.#embeddings.set(values.subarray(row * hidden, (row + 1) * hidden), at);
+    this.#embeddingRows += 1;
+    return -this.#embeddingRows;
   }
 
   #addEntries(sequence: Sequence, count: number): void {
@@ -266,7 +288,7 @@ export class PlanBuilder {
       rowGate: this.#rowGate.subarray(0, rows),
       rankGates: NO_FLOATS,
       gateWidth: 0,
-      embeddings: NO_FLOATS,
+      embeddings: this.#embeddings.subarray(0, this.#embeddingRows * this.#sizes.hiddenSize),
       sequenceBase: this.#sequenceBase.subarray(0, sequences),
       sequenceRuns: this.#sequenceRuns.subarray(0, sequences + 1),
       runKind: this.#runKind.subarray(0, runs),

@@ -3,10 +3,12 @@
  * composition root around a native engine, which it owns from then on.
  */
 import type { AdapterLimits } from '../adapters/adapter-folder.js';
+import { nativeBaseWeights } from '../adapters/base-weights.js';
 import { compileAdapter } from '../adapters/compile-adapter.js';
 import type { AdapterLocation } from '../adapters/compile-adapter.js';
 import type { CompiledAdapter } from '../adapters/importer.js';
 import { termSetFacts } from '../adapters/native-terms.js';
+import type { TermSetFacts } from '../adapters/native-terms.js';
 import { Residency } from '../adapters/residency.js';
 import type { AdapterLease, ResidentAdapter } from '../adapters/residency.js';
 import type { Clock } from '../core/clock.js';
@@ -46,6 +48,8 @@ export interface EngineLimits {
   readonly kvPages: number;
   /** NativeInfo.pageTokens. */
   readonly pageTokens: number;
+  /** Prompts reuse KV pages of earlier ones with the same adapter version, salt and tokens. */
+  readonly prefixCache: boolean;
 }
 
 export interface InProcessEngineOptions {
@@ -85,7 +89,7 @@ class InProcessEngine implements EnginePort {
     checkLimits(limits);
     this.#options = options;
     this.info = infoOf(options);
-    this.#ledger = new KvLedger(limits.kvPages, limits.pageTokens);
+    this.#ledger = new KvLedger(limits.kvPages, limits.pageTokens, limits.prefixCache);
     this.#residency = new Residency({
       compile: (location) => this.#compile(location),
       native,
@@ -93,7 +97,9 @@ class InProcessEngine implements EnginePort {
       failureMs: FAILED_LOAD_MS,
     });
     const budget = budgetOf(limits);
-    this.#loop = new StepLoop({ native, ledger: this.#ledger, budget, vocabSize: model.vocabSize, clock });
+    const { vocabSize, hiddenSize } = model;
+    const { prefixCache } = limits;
+    this.#loop = new StepLoop({ native, ledger: this.#ledger, budget, vocabSize, hiddenSize, prefixCache, clock });
     // Some configs list ids that the vocabulary does not have; no logits exist for them.
     this.#eosTokenIds = options.eosTokenIds.filter((id) => id < model.vocabSize);
   }
@@ -133,8 +139,6 @@ class InProcessEngine implements EnginePort {
       kvUsage: (kvPages - this.#ledger.freePages) / kvPages,
       freePages: this.#ledger.freePages,
       ...counters,
-      prefixQueries: 0,
-      prefixHits: 0,
       stalledMs: this.#loop.stalledMs,
       residentAdapters: this.#residency.list(),
     };
@@ -182,7 +186,7 @@ class InProcessEngine implements EnginePort {
       return { problem: new ManyfoldError('model_not_found', message, { param: 'model' }) };
     }
     const { vocabSize, maxModelLen } = this.info;
-    const prefixTokens = lease?.adapter.facts.prefixTokens ?? 0;
+    const prefixTokens = positionsBefore(lease?.adapter.facts);
     return { lease, problem: findProblem(request, { vocabSize, maxModelLen, prefixTokens }) };
   }
 
@@ -214,12 +218,13 @@ class InProcessEngine implements EnginePort {
   }
 
   async #compile(location: AdapterLocation): Promise<CompiledAdapter> {
-    const { model, baseFingerprint, adapterLimits, compile } = this.#options;
+    const { native, model, baseFingerprint, adapterLimits: limits, compile } = this.#options;
+    const base = nativeBaseWeights(native);
     const compiled =
       compile === undefined
-        ? await compileAdapter(location, { model, baseFingerprint, limits: adapterLimits })
+        ? await compileAdapter(location, { model, base, baseFingerprint, limits })
         : await compile(location);
-    const { prefixTokens } = termSetFacts(compiled.terms);
+    const prefixTokens = positionsBefore(termSetFacts(compiled.terms));
     if (prefixTokens < this.info.maxModelLen) return compiled;
     throw new ManyfoldError(
       'invalid_adapter',
@@ -227,6 +232,11 @@ class InProcessEngine implements EnginePort {
         'Raise --max-model-len, or train a shorter prefix.',
     );
   }
+}
+
+/** Positions that an adapter takes before the first token of the prompt. */
+function positionsBefore(facts: TermSetFacts | undefined): number {
+  return facts === undefined ? 0 : facts.prefixTokens + facts.softPromptTokens;
 }
 
 function checkLimits({

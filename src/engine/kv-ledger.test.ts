@@ -20,7 +20,7 @@ test('pages are taken for tokens, rolled back by tokens, and given back', () => 
   assert.deepEqual([table.count, ledger.freePages], [3, 5]);
   assert.ok(ledger.grow(table, 48, 48));
   assert.equal(table.count, 3);
-  for (const byte of [1, 2, 3]) ledger.seal(table, new Uint8Array([byte]));
+  for (const key of ['a', 'b', 'c']) ledger.seal(table, key);
   ledger.truncate(table, 33);
   assert.deepEqual([table.count, table.keys.length], [3, 2]);
   ledger.truncate(table, 16);
@@ -30,8 +30,8 @@ test('pages are taken for tokens, rolled back by tokens, and given back', () => 
   assert.equal(ledger.grow(table, 8 * 16 + 1, 0), false);
   assert.equal(table.count, 1);
   assert.throws(() => {
-    ledger.seal(table, new Uint8Array(1));
-    ledger.seal(table, new Uint8Array(1));
+    ledger.seal(table, 'd');
+    ledger.seal(table, 'e');
   }, /no page for another key/);
   ledger.close(table);
   assert.throws(() => ledger.close(table), /closed twice/);
@@ -100,24 +100,24 @@ const ADAPTER: PageOwner = { kind: 'adapter', version: 'f' };
 const TOKENS = Int32Array.from({ length: 16 }, (_, i) => i);
 
 function hex(parts: Partial<Parameters<typeof pageKey>[0]>): string {
-  return Buffer.from(pageKey({ parent: undefined, owner: BASE, salt: undefined, tokens: TOKENS, ...parts })).toString(
-    'hex',
-  );
+  return pageKey({ parent: undefined, owner: BASE, salt: undefined, tokens: TOKENS, ...parts });
 }
 
 test('page keys differ in owner, salt, tokens and what comes before, and in nothing else', () => {
   const other = TOKENS.slice();
   other[15] = 99;
-  const parent = new Uint8Array(32).fill(1);
+  const parent = '01'.repeat(32);
   const keys = [
     {},
     { owner: ADAPTER },
+    { owner: { ...ADAPTER, activeFrom: 3 } },
+    { owner: { ...ADAPTER, activeFrom: 4 } },
     { salt: 'f' },
     { salt: '' },
     { owner: ADAPTER, salt: 'f' },
     { tokens: other },
     { parent },
-  ].map(hex);
+  ].map((parts) => hex(parts));
   assert.equal(new Set(keys).size, keys.length);
   assert.equal(hex({}), keys[0]);
   assert.equal(hex({ tokens: Int32Array.from([...TOKENS]) }), keys[0]);
@@ -130,7 +130,7 @@ test('page keys differ in owner, salt, tokens and what comes before, and in noth
 
 test('pages before an adapter begins to act are the base’s; later ones depend on what was before', () => {
   const first = pageKey({ parent: undefined, owner: BASE, salt: undefined, tokens: TOKENS });
-  assert.equal(Buffer.from(first).toString('hex'), hex({}), 'shared with a request without the adapter');
+  assert.equal(first, hex({}), 'shared with a request without the adapter');
   const adapterFirst = pageKey({ parent: undefined, owner: ADAPTER, salt: undefined, tokens: TOKENS });
   assert.notEqual(hex({ parent: first, owner: ADAPTER }), hex({ parent: adapterFirst, owner: ADAPTER }));
 });

@@ -23,6 +23,9 @@ export interface LoopOptions {
   readonly ledger: KvLedger;
   readonly budget: ScheduleBudget;
   readonly vocabSize: number;
+  readonly hiddenSize: number;
+  /** Whether what is in the pool is looked up for new sequences. */
+  readonly prefixCache: boolean;
   readonly clock: Clock;
 }
 
@@ -31,12 +34,22 @@ export interface LoopCounters {
   promptTokens: number;
   generationTokens: number;
   preemptions: number;
+  /** Prompt tokens looked up for reuse, and those that were reused. */
+  prefixQueries: number;
+  prefixHits: number;
 }
 
 type Terminal = Extract<EngineEvent, { readonly type: 'done' | 'cancelled' | 'failed' }>;
 
 export class StepLoop {
-  readonly counters: LoopCounters = { steps: 0, promptTokens: 0, generationTokens: 0, preemptions: 0 };
+  readonly counters: LoopCounters = {
+    steps: 0,
+    promptTokens: 0,
+    generationTokens: 0,
+    preemptions: 0,
+    prefixQueries: 0,
+    prefixHits: 0,
+  };
   readonly throughput = new Throughput();
   readonly #options: LoopOptions;
   readonly #builder: PlanBuilder;
@@ -49,7 +62,7 @@ export class StepLoop {
   #lastStepMs = 0;
 
   constructor(options: LoopOptions) {
-    const { budget, ledger, vocabSize } = options;
+    const { budget, ledger, vocabSize, hiddenSize } = options;
     this.#options = options;
     this.#builder = new PlanBuilder({
       maxRows: budget.maxRows,
@@ -58,6 +71,7 @@ export class StepLoop {
       kvPages: ledger.pageCount,
       pageTokens: ledger.pageTokens,
       vocabSize,
+      hiddenSize,
     });
   }
 
@@ -122,6 +136,10 @@ export class StepLoop {
   #schedule(): Plan<Sequence> | undefined {
     const { ledger, budget } = this.#options;
     try {
+      if (this.#options.prefixCache) {
+        const candidates = Math.max(0, budget.maxRunning - this.#running.length);
+        for (const sequence of this.#waiting.slice(0, candidates)) sequence.lookUp(ledger);
+      }
       const state = { running: this.#running, waiting: this.#waiting, freePages: ledger.freePages };
       const plan = schedule(state, budget);
       if (plan.chunks.length === 0) bug(`a step was empty with ${this.running} running and ${this.waiting} waiting`);
@@ -158,6 +176,11 @@ export class StepLoop {
       this.#waiting = [...preempted, ...this.#waiting].sort(byArrival);
     }
     if (admitted.length > 0) {
+      for (const sequence of admitted) {
+        const { asked, found } = sequence.admit(this.#options.ledger);
+        this.counters.prefixQueries += asked;
+        this.counters.prefixHits += found;
+      }
       this.#waiting.splice(0, admitted.length);
       this.#running = [...this.#running, ...admitted].sort(byArrival);
     }

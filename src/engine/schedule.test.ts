@@ -18,6 +18,7 @@ function sequence(arrival: number, length: number, computed: number, others: Par
     scoreFrom: 0,
     scoreTo: 0,
     pages: Math.ceil(computed / 4),
+    idlePages: 0,
     ...others,
   };
 }

@@ -13,7 +13,7 @@ export interface Schedulable {
   readonly arrival: number;
   /** Tokens known, prompt and output. */
   readonly length: number;
-  /** Tokens whose KV is in its pages. */
+  /** Tokens whose KV is in its pages, or for a waiting one in pages of the pool that it would begin with. */
   readonly computed: number;
   /** Tokens to compute before the next token is known or the sequence ends; at least computed + 1. */
   readonly goal: number;
@@ -22,8 +22,10 @@ export interface Schedulable {
   /** Rows scoreFrom .. scoreTo - 1 want the log-probability of their next token. */
   readonly scoreFrom: number;
   readonly scoreTo: number;
-  /** Pages held. */
+  /** Pages held, or that a waiting one would begin with. */
   readonly pages: number;
+  /** Pages that a waiting one would begin with and that count as free; 0 for running ones. */
+  readonly idlePages: number;
 }
 
 export interface ScheduleState<S extends Schedulable> {
@@ -114,14 +116,16 @@ class Planner<S extends Schedulable> {
     for (const sequence of this.#waiting) {
       const others = this.#alive + this.#admitted.length;
       if (others >= this.#budget.maxRunning || this.#rows === 0 || this.#entries === 0) return;
-      const pages = this.#pagesFor(sequence.goal);
+      const pages = this.#pagesFor(sequence.goal) - sequence.pages;
+      const { idlePages } = sequence;
       // One page each for those that run: admitting a sequence only to preempt it soon would waste its prompt's work.
-      if (others > 0 && pages + promised + others > this.#pages) return;
+      if (others > 0 && idlePages + pages + promised + others > this.#pages) return;
+      this.#pages -= idlePages;
       const count = this.#largest(sequence, this.#pages);
       this.#spend(sequence, count, 1);
       this.#admitted.push(sequence);
       this.#admittedCounts.push(count);
-      promised += pages - this.#pagesFor(sequence.computed + count);
+      promised += Math.max(0, this.#pagesFor(sequence.goal) - this.#pagesFor(sequence.computed + count));
     }
   }
 

@@ -9,7 +9,7 @@ import type { EngineRequest } from './port.js';
 export interface RequestBounds {
   readonly vocabSize: number;
   readonly maxModelLen: number;
-  /** Positions that the adapter's prefix takes. */
+  /** Positions that the adapter's prefix and soft prompt take. */
   readonly prefixTokens: number;
 }
 

@@ -1,10 +1,13 @@
 /**
  * The rules of NativePlan (src/native/binding-types.ts), asserted on every step of the fake native engine, and one more
- * that only the engine can keep: a page belongs to one sequence of a step.
+ * that only the engine can keep: a page that is written belongs to one sequence of a step.
  */
 import assert from 'node:assert/strict';
 
 import type { NativePlan } from '../../native/binding-types.js';
+
+/** Hidden size of the fake model. */
+export const HIDDEN = 4;
 
 export interface PlanRules {
   readonly vocabSize: number;
@@ -30,7 +33,8 @@ function checkRows(plan: NativePlan, { vocabSize, maxRows }: PlanRules): void {
   const seen = new Set<number>();
   for (let r = 0; r < rows; r += 1) {
     const sequence = plan.rowSequence[r] ?? -1;
-    assert.ok((plan.rowToken[r] ?? -1) >= 0 && (plan.rowToken[r] ?? vocabSize) < vocabSize);
+    const token = plan.rowToken[r] ?? vocabSize;
+    assert.ok(token < vocabSize && (token >= 0 || -token * HIDDEN <= plan.embeddings.length), `token ${token}`);
     assert.ok((plan.rowTerms[r] ?? -2) >= -1 && (plan.rowTerms[r] ?? 0) < plan.termSets.length);
     if (r > 0 && plan.rowSequence[r - 1] === sequence) {
       assert.equal(plan.rowPosition[r], (plan.rowPosition[r - 1] ?? 0) + 1, 'rows of a sequence ascend one by one');
@@ -49,7 +53,6 @@ function checkRuns(plan: NativePlan, { kvPages, pageTokens, prefixOf }: PlanRule
   assert.equal(plan.sequenceRuns.at(-1), plan.runKind.length);
   for (const handle of plan.termSets) assert.ok(prefixOf(handle) !== undefined, `handle ${handle} is not loaded`);
   for (const page of plan.pages) assert.ok(page >= 0 && page < kvPages, `page ${page} is past the pool`);
-  assert.equal(new Set(plan.pages).size, plan.pages.length, 'a page belongs to one sequence');
   let pagesUsed = 0;
   for (let s = 0; s < plan.sequenceBase.length; s += 1) {
     let prefix = 0;
@@ -66,6 +69,22 @@ function checkRuns(plan: NativePlan, { kvPages, pageTokens, prefixOf }: PlanRule
     assert.equal(plan.sequenceBase[s], prefix);
   }
   assert.equal(pagesUsed, plan.pages.length);
+  checkWrites(plan, pageTokens);
+}
+
+/** A page that a row is written to belongs to one sequence; pages that are only read may be shared. */
+function checkWrites(plan: NativePlan, pageTokens: number): void {
+  const listed = new Map<number, number>();
+  for (const page of plan.pages) listed.set(page, (listed.get(page) ?? 0) + 1);
+  plan.rowPosition.forEach((position, r) => {
+    const s = plan.rowSequence[r] ?? 0;
+    for (let n = plan.sequenceRuns[s] ?? 0; n < (plan.sequenceRuns[s + 1] ?? 0); n += 1) {
+      if (plan.runKind[n] !== 0) continue;
+      const slot = position - (plan.sequenceBase[s] ?? 0);
+      const page = plan.pages[(plan.runRef[n] ?? 0) + Math.floor(slot / pageTokens)] ?? -1;
+      assert.equal(listed.get(page), 1, `row ${r} writes to page ${page}, which others list too`);
+    }
+  });
 }
 
 function checkEntries(plan: NativePlan, { vocabSize, maxEntries }: PlanRules): void {

@@ -15,7 +15,7 @@ import type {
   NativeResult,
   NativeTerm,
 } from '../../native/binding-types.js';
-import { checkPlan } from './check-plan.js';
+import { checkPlan, HIDDEN } from './check-plan.js';
 
 export interface FakeNativeOptions {
   readonly vocabSize: number;
@@ -82,7 +82,8 @@ export class FakeNative implements NativeEngine {
     let gated = false;
     for (const term of terms) {
       digest = mix(mix(digest, term.layer * 32 + term.site), Math.round(term.scale * 1024));
-      for (const value of term.first?.data ?? []) digest = mix(digest, Math.round(value * 1024));
+      const values = term.first !== undefined && 'data' in term.first ? term.first.data : [];
+      for (const value of values) digest = mix(digest, Math.round(value * 1024));
       if (term.kind === 'prefix' && term.gate === undefined) shared = term.first?.shape[0] ?? 0;
       if (term.kind === 'prefix' && term.gate !== undefined) gated = true;
     }
@@ -176,13 +177,21 @@ export class FakeNative implements NativeEngine {
     const terms = plan.rowTerms[r] ?? -1;
     const digest = terms < 0 ? 0 : this.#digest(plan, terms);
     const slot = (plan.rowPosition[r] ?? 0) - (plan.sequenceBase[s] ?? 0);
-    let state = mix(mix(digest, plan.rowToken[r] ?? 0), plan.rowPosition[r] ?? 0);
+    let state = mix(mix(digest, this.#token(plan, r)), plan.rowPosition[r] ?? 0);
     for (let n = plan.sequenceRuns[s] ?? 0; n < (plan.sequenceRuns[s + 1] ?? 0); n += 1) {
       if (plan.runKind[n] !== 0) state = mix(state, this.#digest(plan, plan.runRef[n] ?? -1));
     }
     for (let at = 0; at < slot; at += 1) state = mix(state, this.#memory[this.#address(plan, s, at)] ?? 0);
     this.#memory[this.#address(plan, s, slot)] = state;
     return state;
+  }
+
+  /** The token, or a number made of the embedding row that is given by value. */
+  #token(plan: NativePlan, r: number): number {
+    const token = plan.rowToken[r] ?? 0;
+    if (token >= 0) return token;
+    const row = plan.embeddings.subarray((-1 - token) * HIDDEN, -token * HIDDEN);
+    return row.reduce((sum, value) => mix(sum, Math.round(value * 1024)), 0x50f7);
   }
 
   #digest(plan: NativePlan, terms: number): number {

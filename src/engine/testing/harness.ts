@@ -45,6 +45,7 @@ export const ROOMY: EngineLimits = {
   maxChunk: 64,
   kvPages: 200,
   pageTokens: 16,
+  prefixCache: true,
 };
 
 /** A clock that tests move by hand. */
@@ -58,7 +59,8 @@ export class ManualClock implements Clock {
   }
 }
 
-/** Adapter 1 and 2 are low rank, 3 has a shared prefix of 5 positions, 4 a gated one, 9 cannot be compiled. */
+/** Adapter 1 and 2 are low rank, 3 has a shared prefix of 5 positions, 4 a gated one, 5 a soft prompt of 3 rows, 6 is activated by
+ * the tokens 11 12, 9 cannot be compiled. */
 export function version(number: number): AdapterVersion {
   return parseAdapterVersion(`sha256:${String(number).padStart(64, '0')}`) ?? assert.fail('no version');
 }
@@ -83,7 +85,9 @@ export function fakeCompile(adapter: AdapterVersion): CompiledAdapter {
   } as const;
   if (number === 3) terms.push(prefix);
   if (number === 4) terms.push({ ...prefix, gate: 0.5 });
-  return { terms: { terms }, notes: [] };
+  const softPrompt = number === 5 ? { softPrompt: values([3, 4]) } : {};
+  const invocation = number === 6 ? { invocation: [11, 12] } : {};
+  return { terms: { terms, ...softPrompt, ...invocation }, notes: [] };
 }
 
 export interface Harness {
