@@ -12,6 +12,7 @@
       'model/forward.cpp',
       'model/weight_loader.cpp',
       'cpu/cpu_factory.cpp',
+      'cpu/reference/block_chain.cpp',
       'cpu/reference/reference_backend.cpp',
       'cpu/reference/reference_ops.cpp',
       'cpu/reference/reference_stores.cpp',

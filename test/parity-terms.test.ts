@@ -1,6 +1,6 @@
 /**
- * Hand-built terms of every kind (lowrank, diag, override, prefix, bottleneck), LoRA and base rows in one batch, against
- * the float64 reference of tools/oracle, on the scalar tier and the best one.
+ * Hand-built terms of every kind and codec (lowrank, rowcol, sparse, blockdiag, diag, override, prefix, bottleneck) and
+ * base rows in one batch, against the float64 reference of tools/oracle, on the scalar tier and the best one.
  */
 import assert from 'node:assert/strict';
 import path from 'node:path';

@@ -135,7 +135,8 @@ std::span<const uint8_t> typed_bytes(const Napi::Value& value, const std::string
       napi_get_typedarray_info(value.Env(), value, &found, &length, &data, nullptr, nullptr);
   if (status != napi_ok) throw Napi::Error::New(value.Env());
   if (found != type) refuse(path, array_type_name(type), describe(value));
-  const size_t element = type == napi_uint8_array ? 1 : type == napi_uint16_array ? 2 : 4;
+  size_t element = type == napi_uint16_array ? 2 : 4;
+  if (type == napi_uint8_array || type == napi_int8_array) element = 1;
   // A buffer that was transferred away has no data.
   if (data == nullptr) length = 0;
   return {static_cast<const uint8_t*>(data), length * element};

@@ -120,6 +120,7 @@ std::vector<float> EngineCore::read_weight(SiteRef site, WeightPart part, int32_
   if (part == WeightPart::kBias) {
     MF_CHECK(is_linear_site(site.site), site_label(site) + ": only linears have a bias");
     shape = {1, shape.rows};
+    if (!backend_->weights().has_weight(site, part)) return {};
   }
   MF_CHECK(row0 < shape.rows, "row0: expected 0 to " + std::to_string(shape.rows - 1) + ", found " +
                                   std::to_string(row0));

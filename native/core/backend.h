@@ -36,6 +36,8 @@ class WeightStore {
   // Weights as served: after packing and rounding. out is [count, cols].
   virtual void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                            float* out) const = 0;
+  // Whether the model has this weight or bias; false for a site that it lacks.
+  virtual bool has_weight(SiteRef site, WeightPart part) const = 0;
   virtual size_t weight_bytes() const = 0;
 };
 

@@ -1,6 +1,7 @@
 // See check_terms.h.
 #include "check_terms.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -23,7 +24,7 @@ std::string shape_text(const std::vector<int32_t>& shape) {
 }
 
 bool finite_values(const TermTensor& tensor) {
-  const size_t n = tensor.bytes.size() / (tensor.dtype == Dtype::kF32 ? 4 : 2);
+  const size_t n = tensor.count();
   bool finite = true;
   for (size_t i = 0; i < n; ++i) finite &= std::isfinite(tensor.at(i));
   return finite;
@@ -52,11 +53,78 @@ class TermChecker {
     // The embedding's input is a one-hot of the vocabulary, so its rows are the inputs.
     const int32_t in = embedding ? shape_.rows : shape_.cols;
     const int32_t out = embedding ? shape_.cols : shape_.rows;
-    tensor("lowrank A", term.a, {kAny, in});
-    tensor("lowrank B", term.b, {out, term.a.shape[0]});
+    coded("lowrank A", term.a, {kAny, in});
+    coded("lowrank B", term.b, {out, term.a.shape[0]});
+    if (!term.mid_matrix.shape.empty()) {
+      require(term.mid.empty(), "lowrank: expected a mid diagonal or a mid matrix, found both");
+      tensor("lowrank mid matrix", term.mid_matrix, {term.a.shape[0], term.a.shape[0]});
+    }
     vector("lowrank mid", term.mid, term.a.shape[0]);
     vector("lowrank out diagonal", term.out_diag, out);
     number("lowrank scale", term.scale);
+  }
+
+  void operator()(const RowCol& term) const {
+    require(is_linear_site(site_.site), "rowcol: expected a linear or the head");
+    const bool in = term.side == RowColSide::kIn;
+    const auto count = static_cast<int32_t>(
+        std::min<size_t>(term.index.size(), std::numeric_limits<int32_t>::max()));
+    require(count > 0, "rowcol index: expected at least one, found none");
+    ascending("rowcol index", term.index, 0, term.index.size(), in ? shape_.cols : shape_.rows);
+    coded("rowcol values", term.values,
+          in ? std::vector<int32_t>{shape_.rows, count} : std::vector<int32_t>{count, shape_.cols});
+    number("rowcol scale", term.scale);
+  }
+
+  void operator()(const Sparse& term) const {
+    require(is_linear_site(site_.site), "sparse: expected a linear or the head");
+    require(term.values.codec != Codec::kInt8, "sparse values: expected dense or ternary values");
+    coded("sparse values", term.values, {1, kAny});
+    const auto count = static_cast<size_t>(term.values.shape[1]);
+    require(term.columns.size() == count, "sparse columns: expected " + std::to_string(count) +
+                                              ", found " + std::to_string(term.columns.size()));
+    const size_t rows = static_cast<size_t>(shape_.rows);
+    require(term.row_start.size() == rows + 1, "sparse row starts: expected " +
+                                                   std::to_string(rows + 1) + ", found " +
+                                                   std::to_string(term.row_start.size()));
+    require(term.row_start.front() == 0 && term.row_start.back() == count,
+            "sparse row starts: expected 0 to " + std::to_string(count) + ", found " +
+                std::to_string(term.row_start.front()) + " to " +
+                std::to_string(term.row_start.back()));
+    for (size_t i = 0; i < rows; ++i) {
+      require(term.row_start[i] <= term.row_start[i + 1],
+              "sparse row starts: expected no start below the one before, found " +
+                  std::to_string(term.row_start[i + 1]) + " after " +
+                  std::to_string(term.row_start[i]));
+    }
+    // All starts ascend to count, so none of these ranges leaves the columns.
+    for (size_t i = 0; i < rows; ++i) {
+      ascending("sparse columns of a row", term.columns, term.row_start[i], term.row_start[i + 1],
+                shape_.cols);
+    }
+    number("sparse scale", term.scale);
+  }
+
+  void operator()(const BlockDiag& term) const {
+    require(is_linear_site(site_.site), "blockdiag: expected a linear or the head");
+    require(!term.stages.empty(), "blockdiag: expected at least one stage, found none");
+    const bool additive = term.placement == BlockPlacement::kAdditive;
+    uint64_t length =
+        static_cast<uint64_t>(term.placement == BlockPlacement::kPost ? shape_.rows : shape_.cols);
+    for (size_t s = 0; s < term.stages.size(); ++s) length = stage(s, term.stages[s], length);
+    const auto expected =
+        static_cast<uint64_t>(term.placement == BlockPlacement::kPre ? shape_.cols : shape_.rows);
+    if (!term.output.empty()) {
+      below("blockdiag output", term.output, length);
+      length = term.output.size();
+    }
+    require(length == expected, "blockdiag: expected " + std::to_string(expected) +
+                                    " values at the end of the chain, found " +
+                                    std::to_string(length));
+    number("blockdiag scale", term.scale);
+    require(additive || term.scale == 1.0f,
+            "blockdiag scale: expected 1 where the chain is not additive, found " +
+                std::to_string(term.scale));
   }
 
   void operator()(const Diag& term) const {
@@ -105,6 +173,14 @@ class TermChecker {
     vector("bottleneck down bias", term.down_bias, term.down.shape[0]);
     vector("bottleneck up bias", term.up_bias, model_.hidden);
     number("bottleneck scale", term.scale);
+    if (!term.norm) return;
+    require(!term.norm->weight.empty() && !term.norm->bias.empty(),
+            "bottleneck norm: expected a weight and a bias");
+    vector("bottleneck norm weight", term.norm->weight, model_.hidden);
+    vector("bottleneck norm bias", term.norm->bias, model_.hidden);
+    number("bottleneck norm eps", term.norm->eps);
+    require(term.norm->eps >= 0, "bottleneck norm eps: expected no negative number, found " +
+                                     std::to_string(term.norm->eps));
   }
 
   void require(bool condition, const std::string& message) const {
@@ -112,11 +188,78 @@ class TermChecker {
   }
 
  private:
+  // One stage for an input of `length` values; the number of its outputs.
+  uint64_t stage(size_t place, const BlockStage& stage, uint64_t length) const {
+    const std::string name = "blockdiag stage " + std::to_string(place);
+    tensor((name + " blocks").c_str(), stage.blocks, {kAny, kAny, kAny});
+    const auto blocks = static_cast<uint64_t>(stage.blocks.shape[0]);
+    const uint64_t inputs = blocks * static_cast<uint64_t>(stage.blocks.shape[2]);
+    const std::string found = ": expected " + std::to_string(inputs) + " values, found ";
+    if (stage.gather.empty()) {
+      require(length == inputs, name + " input" + found + std::to_string(length));
+    } else {
+      require(stage.gather.size() == inputs,
+              name + " gather" + found + std::to_string(stage.gather.size()));
+      below((name + " gather").c_str(), stage.gather, length);
+    }
+    return blocks * static_cast<uint64_t>(stage.blocks.shape[1]);
+  }
+
+  void below(const char* name, const std::vector<uint32_t>& values, uint64_t limit) const {
+    for (const uint32_t value : values) {
+      if (value >= limit) {
+        require(false, std::string(name) + ": expected values below " + std::to_string(limit) +
+                           ", found " + std::to_string(value));
+      }
+    }
+  }
+
+  void ascending(const char* name, const std::vector<uint32_t>& values, size_t begin, size_t end,
+                 int32_t limit) const {
+    for (size_t i = begin; i < end; ++i) {
+      const bool fits =
+          values[i] < static_cast<uint32_t>(limit) && (i == begin || values[i - 1] < values[i]);
+      if (fits) continue;
+      require(false, std::string(name) + ": expected unique ascending values below " +
+                         std::to_string(limit) + ", found " + std::to_string(values[i]) +
+                         (i == begin ? "" : " after " + std::to_string(values[i - 1])));
+    }
+  }
+
+  // A dense tensor.
   void tensor(const char* name, const TermTensor& tensor,
               const std::vector<int32_t>& expected) const {
+    require(tensor.codec == Codec::kDense, std::string(name) + ": expected dense values");
+    coded(name, tensor, expected);
+  }
+
+  // A tensor of any codec.
+  void coded(const char* name, const TermTensor& tensor,
+             const std::vector<int32_t>& expected) const {
     require(
         tensor.dtype == Dtype::kF32 || tensor.dtype == Dtype::kF16 || tensor.dtype == Dtype::kBf16,
         std::string(name) + ": expected dtype f32, f16 or bf16");
+    const uint64_t count = shape(name, tensor, expected);
+    switch (tensor.codec) {
+      case Codec::kDense:
+        bytes(name, tensor, count * (tensor.dtype == Dtype::kF32 ? 4 : 2));
+        break;
+      case Codec::kInt8:
+        bytes(name, tensor, count);
+        scales(name, tensor, static_cast<size_t>(tensor.shape[0]));
+        break;
+      case Codec::kTernary:
+        scales(name, tensor, 1);
+        planes(name, tensor);
+        return;
+    }
+    require(finite_values(tensor),
+            std::string(name) + ": expected finite values, found NaN or infinity");
+  }
+
+  // Refuses any other shape; the number of values.
+  uint64_t shape(const char* name, const TermTensor& tensor,
+                 const std::vector<int32_t>& expected) const {
     bool fits = tensor.shape.size() == expected.size();
     uint64_t count = 1;
     for (size_t i = 0; fits && i < expected.size(); ++i) {
@@ -126,12 +269,39 @@ class TermChecker {
     }
     require(fits, std::string(name) + ": expected shape " + shape_text(expected) + ", found " +
                       shape_text(tensor.shape));
-    const uint64_t bytes = count * (tensor.dtype == Dtype::kF32 ? 4 : 2);
-    require(tensor.bytes.size() == bytes,
-            std::string(name) + ": expected " + std::to_string(bytes) + " bytes for shape " +
+    return count;
+  }
+
+  void bytes(const char* name, const TermTensor& tensor, uint64_t expected) const {
+    require(tensor.bytes.size() == expected,
+            std::string(name) + ": expected " + std::to_string(expected) + " bytes for shape " +
                 shape_text(tensor.shape) + ", found " + std::to_string(tensor.bytes.size()));
-    require(finite_values(tensor),
-            std::string(name) + ": expected finite values, found NaN or infinity");
+  }
+
+  void scales(const char* name, const TermTensor& tensor, size_t expected) const {
+    require(tensor.scales.size() == expected, std::string(name) + ": expected " +
+                                                  std::to_string(expected) + " scales, found " +
+                                                  std::to_string(tensor.scales.size()));
+    require(finite_values(tensor.scales), std::string(name) + ": expected finite scales");
+  }
+
+  void planes(const char* name, const TermTensor& tensor) const {
+    const size_t stride = tensor.plane_stride();
+    const size_t words = static_cast<size_t>(tensor.shape[0]) * stride;
+    require(tensor.positive.size() == words && tensor.negative.size() == words,
+            std::string(name) + ": expected planes of " + std::to_string(words) + " words, found " +
+                std::to_string(tensor.positive.size()) + " and " +
+                std::to_string(tensor.negative.size()));
+    const int32_t tail = tensor.shape[1] % 32;
+    const uint32_t past = tail == 0 ? 0 : ~0u << tail;
+    bool overlap = false, outside = false;
+    for (size_t i = 0; i < words; ++i) {
+      overlap |= (tensor.positive[i] & tensor.negative[i]) != 0;
+      outside |=
+          i % stride == stride - 1 && ((tensor.positive[i] | tensor.negative[i]) & past) != 0;
+    }
+    require(!overlap, std::string(name) + ": expected no entry in both planes");
+    require(!outside, std::string(name) + ": expected no bits past the last column");
   }
 
   void vector(const char* name, const std::vector<float>& values, int32_t expected) const {
@@ -153,6 +323,18 @@ class TermChecker {
   WeightShape shape_;
   std::string where_;
 };
+
+// The bit of a kind that may stand once on a site; 0 for kinds that may stand more often.
+uint8_t single_kind(const Term& term) {
+  if (std::holds_alternative<Diag>(term.op)) return 1;
+  if (std::holds_alternative<Override>(term.op)) return 2;
+  if (std::holds_alternative<Prefix>(term.op)) return 4;
+  if (const BlockDiag* op = std::get_if<BlockDiag>(&term.op)) {
+    if (op->placement == BlockPlacement::kPre) return 8;
+    if (op->placement == BlockPlacement::kPost) return 16;
+  }
+  return 0;
+}
 
 const Prefix* shared_prefix(const Term& term) {
   const Prefix* prefix = std::get_if<Prefix>(&term.op);
@@ -179,7 +361,7 @@ bool has_site(const ModelConfig& model, SiteRef ref) {
 }
 
 void check_terms(const ModelConfig& model, const TermSet& terms) {
-  // Kinds beside lowrank may stand once on a site: a bit for each kind.
+  // Kinds that may stand once on a site: a bit for each.
   std::vector<uint8_t> seen((model.layers.size() + 1) * kSiteCount, 0);
   int32_t prefix_length = 0;
   for (size_t i = 0; i < terms.size(); ++i) {
@@ -195,11 +377,10 @@ void check_terms(const ModelConfig& model, const TermSet& terms) {
     }
     const TermChecker checker(model, term.site, where);
     std::visit(checker, term.op);
-    if (!std::holds_alternative<LowRank>(term.op)) {
-      const uint8_t bit = static_cast<uint8_t>(1u << term.op.index());
+    if (const uint8_t bit = single_kind(term)) {
       uint8_t& kinds = seen[static_cast<size_t>(site_index(term.site))];
       checker.require((kinds & bit) == 0,
-                      "expected at most one diag, override, prefix or bottleneck of each kind");
+                      "expected at most one diag, override, prefix, pre and post blockdiag");
       kinds |= bit;
     }
     if (const Prefix* prefix = shared_prefix(term)) {

@@ -17,8 +17,9 @@ struct TermFacts {
 };
 
 // Throws kInvalidArgument naming the term's place in the list, layer and site, with expected and
-// found shape. Also refused: sites the model lacks, a second diag, override, prefix or bottleneck
-// on one site, values not finite, and shared prefixes of different lengths.
+// found shape. Also refused: sites the model lacks, a second diag, override, prefix, pre or post
+// blockdiag on one site, indices out of range or order, planes that overlap, values not finite, and
+// shared prefixes of different lengths.
 void check_terms(const ModelConfig& model, const TermSet& terms);
 
 // Of a set that check_terms accepted.

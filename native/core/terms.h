@@ -24,9 +24,9 @@ struct TermTensor {
   std::vector<int32_t> shape;
   std::vector<uint8_t> bytes;
   Codec codec = Codec::kDense;
-  std::vector<float> scales;
-  std::vector<uint32_t> positive, negative;
-  std::string shared;  // names the content; empty: not shared
+  std::vector<float> scales = {};
+  std::vector<uint32_t> positive = {}, negative = {};
+  std::string shared = {};  // names the content; empty: not shared
 
   size_t count() const {
     size_t n = 1;
@@ -67,7 +67,7 @@ struct LowRank {
   TermTensor a, b;
   float scale = 1.0f;
   std::vector<float> mid, out_diag;
-  TermTensor mid_matrix;  // shape empty: none
+  TermTensor mid_matrix = {};  // shape empty: none
 };
 
 enum class RowColSide { kIn, kOut };
@@ -141,7 +141,7 @@ struct Bottleneck {
   TermTensor down, up;
   std::vector<float> down_bias, up_bias;
   float scale = 1.0f;
-  std::optional<LayerNorm> norm;
+  std::optional<LayerNorm> norm = std::nullopt;
 };
 
 struct Term {

@@ -1,9 +1,11 @@
 // See fast_linear.h.
 //
-// A run has at most two parallel parts. The first prepares what outputs need of the inputs: h ⊙ x,
-// inputs rounded to bf16, and v = A x of all adapters. The second takes the outputs in chunks: base
-// product, then the terms of the same outputs while they are in the cache. No output is touched by
-// two threads, and no sum depends on how chunks are cut.
+// A run has two parallel parts. The first prepares what outputs need of the inputs: M (h ⊙ x),
+// inputs rounded to bf16, v = A x of all adapters, and the inner values of additive chains. The
+// second takes the outputs in chunks: base product, then the terms of the same outputs while they
+// are in the cache. Where a row's base product goes through Q, which mixes outputs, the second part
+// is cut in two, and Q stands between. No output is touched by two threads, and no sum depends on
+// how chunks are cut.
 #include "fast_linear.h"
 
 #include <algorithm>
@@ -36,7 +38,7 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
       max_rows_(max_rows),
       input_stride_(row_stride(widest_input)),
       unit_(std::max(kernels.panel_rows(dtype), kernels.spread_rows())),
-      counts_(static_cast<size_t>(pool.threads())) {
+      threads_(static_cast<size_t>(pool.threads())) {
   members_.reserve(kMaxTargets);
   if (rounds_) {
     rounded_ = HugeBuffer(static_cast<size_t>(max_rows_ * input_stride_) * 2, "rounded inputs");
@@ -49,6 +51,14 @@ void FastLinear::reserve(const TermLimits& limits) {
   if (stride > reduced_stride_) {
     reduced_ = HugeBuffer(rows * static_cast<size_t>(stride) * 4, "adapters' inner products");
     reduced_stride_ = stride;
+  }
+  if (limits.chain_floats > chain_floats_) {
+    inner_ =
+        HugeBuffer(rows * static_cast<size_t>(limits.chain_floats) * 4, "adapters' inner values");
+    chain_floats_ = limits.chain_floats;
+  }
+  for (ThreadState& thread : threads_) {
+    thread.scratch.resize(static_cast<size_t>(limits.chain_scratch));
   }
   if (limits.scales_inputs && !scales_) {
     const size_t copies = kMaxTargets * rows * static_cast<size_t>(input_stride_);
@@ -64,27 +74,43 @@ void FastLinear::reserve(const TermLimits& limits) {
 void FastLinear::run(const LinearJob& job, Counters& counters) {
   plan_members(job);
   plan_reduces(job);
+  plan_chains(job);
   const bool copies = rounds_ || std::any_of(members_.begin(), members_.end(),
                                              [](const Member& m) { return m.scaled; });
   const int32_t input_items = copies ? blocks(job.rows, kInputRows) : 0;
-  pool_.run_items(input_items + static_cast<int32_t>(reduces_.size()), [&](int32_t item, int32_t) {
+  const int32_t chain_items = input_items + static_cast<int32_t>(reduces_.size());
+  const int32_t items = chain_items + static_cast<int32_t>(chains_.size());
+  pool_.run_items(items, [&](int32_t item, int32_t thread) {
+    float* scratch = threads_[static_cast<size_t>(thread)].scratch.data();
     if (item < input_items) {
       const int32_t row0 = item * kInputRows;
-      prepare_inputs(job, row0, std::min(kInputRows, job.rows - row0));
-    } else {
+      prepare_inputs(job, row0, std::min(kInputRows, job.rows - row0), scratch);
+    } else if (item < chain_items) {
       reduce(job, reduces_[static_cast<size_t>(item - input_items)]);
+    } else {
+      run_inner(job, chains_[static_cast<size_t>(item - chain_items)], scratch);
     }
   });
+  if (std::any_of(members_.begin(), members_.end(), [](const Member& m) { return m.mixed; })) {
+    run_outputs_in_chunks(job, Part::kBase);
+    mix_outputs(job);
+    run_outputs_in_chunks(job, Part::kTerms);
+  } else {
+    run_outputs_in_chunks(job, Part::kAll);
+  }
+  count(job, counters);
+}
+
+void FastLinear::run_outputs_in_chunks(const LinearJob& job, Part part) {
   const Member& last = members_.back();
   const int32_t units = last.first_unit + blocks(last.matrix->rows, unit_);
   const int32_t threads = pool_.threads();
   const int32_t chunks = std::min(units, threads == 1 ? 1 : threads * kChunksPerThread);
   pool_.run_items(chunks, [&](int32_t chunk, int32_t thread) {
-    run_chunk(job, static_cast<int32_t>(int64_t{units} * chunk / chunks),
+    run_chunk(job, part, static_cast<int32_t>(int64_t{units} * chunk / chunks),
               static_cast<int32_t>(int64_t{units} * (chunk + 1) / chunks),
-              counts_[static_cast<size_t>(thread)].tiles);
+              threads_[static_cast<size_t>(thread)].tiles);
   });
-  count(job, counters);
 }
 
 void FastLinear::plan_members(const LinearJob& job) {
@@ -104,7 +130,8 @@ void FastLinear::plan_members(const LinearJob& job) {
     unit += blocks(member.matrix->rows, unit_);
     for (const RowGroup& group : job.groups->groups()) {
       const SiteTerms* terms = group.set->rare(target.site);
-      member.scaled |= terms != nullptr && terms->diag && !terms->diag->h.empty();
+      member.scaled |= terms != nullptr && terms->changes_input();
+      member.mixed |= terms != nullptr && terms->post.has_value();
     }
     member.u = member.scaled ? scaled_.as<float>() + i * copy : job.x;
     member.input = member.u;
@@ -130,6 +157,30 @@ void FastLinear::plan_reduces(const LinearJob& job) {
   }
 }
 
+void FastLinear::plan_chains(const LinearJob& job) {
+  chains_.clear();
+  float* inner = inner_.as<float>();
+  for (const RowGroup& group : job.groups->groups()) {
+    for (const Member& member : members_) {
+      const SiteTerms* terms = group.set->rare(member.site);
+      if (terms == nullptr) continue;
+      for (const BlockChain& chain : terms->additive) {
+        if (chain.inner_width() == 0) continue;
+        chains_.push_back({&chain, &group, inner});
+        inner += int64_t{group.count} * chain.inner_width();
+      }
+    }
+  }
+}
+
+void FastLinear::run_inner(const LinearJob& job, const ChainItem& item, float* scratch) {
+  float* inner = item.inner;
+  for (const int32_t row : job.groups->rows(*item.group)) {
+    item.chain->run_inner(job.x + row * job.x_stride, scratch, inner);
+    inner += item.chain->inner_width();
+  }
+}
+
 // A group is cut by rows, and by ranks too where there would be fewer items than threads.
 void FastLinear::add_reduce(const LinearJob& job, const RowGroup& group, const LowRankStack& stack,
                             float* v) {
@@ -148,26 +199,34 @@ void FastLinear::add_reduce(const LinearJob& job, const RowGroup& group, const L
   }
 }
 
-// Copies of rows row0 .. row0 + count - 1 of the input: scaled by h where a member's rows have one,
-// rounded to bf16 where the kernels want it.
-void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t count) {
-  const int32_t cols = members_.front().matrix->cols;
-  const int64_t padded = round_up(cols, kRowPad);
-  for (const Member& member : members_) {
-    if (!member.scaled) continue;
-    float* u = const_cast<float*>(member.u);
-    for (int32_t row = row0; row < row0 + count; ++row) {
-      std::copy_n(job.x + row * job.x_stride, padded, u + row * input_stride_);
-    }
-    for (const RowGroup& group : job.groups->groups()) {
-      const SiteTerms* terms = group.set->rare(member.site);
-      if (terms == nullptr || !terms->diag || terms->diag->h.empty()) continue;
-      for (const int32_t row : job.groups->rows(group)) {
-        if (row < row0 || row >= row0 + count) continue;
-        float* of_row = u + row * input_stride_;
+// M (h ⊙ x) in the member's copy of rows row0 .. row0 + count - 1.
+void FastLinear::change_inputs(const LinearJob& job, const Member& member, int32_t row0,
+                               int32_t count, float* scratch) {
+  const int32_t cols = member.matrix->cols;
+  float* u = const_cast<float*>(member.u);
+  for (int32_t row = row0; row < row0 + count; ++row) {
+    std::copy_n(job.x + row * job.x_stride, round_up(cols, kRowPad), u + row * input_stride_);
+  }
+  for (const RowGroup& group : job.groups->groups()) {
+    const SiteTerms* terms = group.set->rare(member.site);
+    if (terms == nullptr || !terms->changes_input()) continue;
+    for (const int32_t row : job.groups->rows(group)) {
+      if (row < row0 || row >= row0 + count) continue;
+      float* of_row = u + row * input_stride_;
+      if (terms->diag && !terms->diag->h.empty()) {
         multiply_row(terms->diag->h.data(), of_row, cols, of_row);
       }
+      if (terms->pre) terms->pre->replace(of_row, scratch);
     }
+  }
+}
+
+// Copies of rows row0 .. row0 + count - 1 of the input: changed where a member's rows want it,
+// rounded to bf16 where the kernels want it.
+void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, float* scratch) {
+  const int64_t padded = round_up(members_.front().matrix->cols, kRowPad);
+  for (const Member& member : members_) {
+    if (member.scaled) change_inputs(job, member, row0, count, scratch);
   }
   if (!rounds_) return;
   bool shared_done = false;
@@ -215,19 +274,25 @@ void FastLinear::reduce(const LinearJob& job, const ReduceItem& item) {
 }
 
 // Units unit0 .. unit1 - 1 of all members' outputs, one member after the other.
-void FastLinear::run_chunk(const LinearJob& job, int32_t unit0, int32_t unit1, TileCounts& counts) {
+void FastLinear::run_chunk(const LinearJob& job, Part part, int32_t unit0, int32_t unit1,
+                           TileCounts& counts) {
   for (const Member& member : members_) {
     const int32_t units = blocks(member.matrix->rows, unit_);
     const int32_t begin = std::max(unit0 - member.first_unit, 0);
     const int32_t end = std::min(unit1 - member.first_unit, units);
-    if (begin < end) {
-      run_outputs(job, member, begin * unit_, std::min(end * unit_, member.matrix->rows), counts);
-    }
+    if (begin >= end) continue;
+    const int32_t out0 = begin * unit_, out1 = std::min(end * unit_, member.matrix->rows);
+    if (part != Part::kTerms) run_base(job, member, out0, out1, counts);
+    if (part == Part::kBase) continue;
+    spread_outputs(job, member, out0, out1);
+    add_rare(job, member, out0, out1);
+    shift_outputs(job, member, out0, out1);
   }
 }
 
-void FastLinear::run_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
-                             TileCounts& counts) {
+// Base product, overridden outputs and g.
+void FastLinear::run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
+                          TileCounts& counts) {
   const PackedMatrix& matrix = *member.matrix;
   kernels_.gemm({.dtype = matrix.dtype,
                  .weights = matrix.panels,
@@ -241,8 +306,23 @@ void FastLinear::run_outputs(const LinearJob& job, const Member& member, int32_t
                  .rows = job.rows,
                  .counts = &counts});
   scale_outputs(job, member, out0, out1);
-  spread_outputs(job, member, out0, out1);
-  shift_outputs(job, member, out0, out1);
+}
+
+// Q of every row that has one.
+void FastLinear::mix_outputs(const LinearJob& job) {
+  pool_.run_items(job.rows, [&](int32_t item, int32_t thread) {
+    for (const Member& member : members_) {
+      if (!member.mixed) continue;
+      for (const RowGroup& group : job.groups->groups()) {
+        const SiteTerms* terms = group.set->rare(member.site);
+        if (terms == nullptr || !terms->post) continue;
+        const std::span<const int32_t> rows = job.groups->rows(group);
+        if (!std::binary_search(rows.begin(), rows.end(), item)) continue;
+        terms->post->replace(member.y + item * member.y_stride,
+                             threads_[static_cast<size_t>(thread)].scratch.data());
+      }
+    }
+  });
 }
 
 // Overridden outputs, then g.
@@ -294,6 +374,33 @@ void FastLinear::spread_outputs(const LinearJob& job, const Member& member, int3
   }
 }
 
+const float* FastLinear::inner_of(const BlockChain& chain, const RowGroup& group) const {
+  for (const ChainItem& item : chains_) {
+    if (item.chain == &chain && item.group == &group) return item.inner;
+  }
+  return nullptr;
+}
+
+// Rowcol, sparse and additive blockdiag terms.
+void FastLinear::add_rare(const LinearJob& job, const Member& member, int32_t out0, int32_t out1) {
+  for (const RowGroup& group : job.groups->groups()) {
+    const SiteTerms* terms = group.set->rare(member.site);
+    if (terms == nullptr) continue;
+    const std::span<const int32_t> rows = job.groups->rows(group);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const float* x = job.x + rows[i] * job.x_stride;
+      float* y = member.y + rows[i] * member.y_stride;
+      for (const RowColValues& term : terms->rowcol) rowcol_row(term.view(), x, out0, out1, y);
+      for (const SparseValues& term : terms->sparse) sparse_row(term.view(), x, out0, out1, y);
+      for (const BlockChain& chain : terms->additive) {
+        const float* inner = inner_of(chain, group);
+        if (inner != nullptr) inner += i * static_cast<size_t>(chain.inner_width());
+        chain.add_outputs(inner == nullptr ? x : inner, out0, out1, y);
+      }
+    }
+  }
+}
+
 // Bias, then c.
 void FastLinear::shift_outputs(const LinearJob& job, const Member& member, int32_t out0,
                                int32_t out1) {
@@ -323,7 +430,7 @@ void FastLinear::count(const LinearJob& job, Counters& counters) {
       counters.term_bytes_read += static_cast<int64_t>(bytes);
     }
   }
-  for (ThreadCounts& thread : counts_) {
+  for (ThreadState& thread : threads_) {
     counters.single_row_tiles += thread.tiles.single_row;
     counters.multi_row_tiles += thread.tiles.multi_row;
     thread.tiles = {};

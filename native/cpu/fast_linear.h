@@ -37,7 +37,7 @@ struct LinearTarget {
   int64_t y_stride = 0;
 };
 
-// y = g ⊙ W (h ⊙ x) + Σ Δ(x) + b + c for every target; rows i of x and y belong together.
+// y = Q (g ⊙ W M (h ⊙ x)) + Σ Δ(x) + b + c for every target; rows i of x and y belong together.
 struct LinearJob {
   std::span<const LinearTarget> targets;  // at most kMaxTargets
   const float* x = nullptr;
@@ -65,12 +65,13 @@ class FastLinear {
     SiteRef site;
     const PackedMatrix* matrix;
     const float* bias;
-    const float* u;        // input of the base product, float32: x, or h ⊙ x in rows that have h
+    const float* u;        // input of the base product, float32: x, or M (h ⊙ x) where rows have it
     const void* input;     // what gemm reads: u, or u rounded to bf16
     int64_t input_stride;  // elements
     float* y;
     int64_t y_stride;
-    bool scaled;
+    bool scaled;         // some row's input is changed
+    bool mixed;          // some row's base product goes through Q
     int32_t first_unit;  // of all members' outputs, in units
   };
   // Ranks of one group's stack for some of its rows.
@@ -81,20 +82,37 @@ class FastLinear {
     int64_t v_stride;
     int32_t row0, count, vector0, vector1;
   };
-  struct alignas(64) ThreadCounts {
+  // An additive chain of several stages: all but the last of one group's rows.
+  struct ChainItem {
+    const BlockChain* chain;
+    const RowGroup* group;
+    float* inner;  // [group's rows, inner_width]
+  };
+  // Which half of a linear's work a pass over the outputs does.
+  enum class Part { kAll, kBase, kTerms };
+  struct alignas(64) ThreadState {
     TileCounts tiles;
+    std::vector<float> scratch;  // of chains
   };
 
   void plan_members(const LinearJob& job);
   void plan_reduces(const LinearJob& job);
+  void plan_chains(const LinearJob& job);
   void add_reduce(const LinearJob& job, const RowGroup& group, const LowRankStack& stack, float* v);
-  void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count);
+  void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, float* scratch);
+  void change_inputs(const LinearJob& job, const Member& member, int32_t row0, int32_t count,
+                     float* scratch);
+  void run_inner(const LinearJob& job, const ChainItem& item, float* scratch);
+  void run_outputs_in_chunks(const LinearJob& job, Part part);
+  void mix_outputs(const LinearJob& job);
   void reduce(const LinearJob& job, const ReduceItem& item);
-  void run_chunk(const LinearJob& job, int32_t unit0, int32_t unit1, TileCounts& counts);
-  void run_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
-                   TileCounts& counts);
+  void run_chunk(const LinearJob& job, Part part, int32_t unit0, int32_t unit1, TileCounts& counts);
+  void run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
+                TileCounts& counts);
   void scale_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void spread_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
+  void add_rare(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
+  const float* inner_of(const BlockChain& chain, const RowGroup& group) const;
   void shift_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void count(const LinearJob& job, Counters& counters);
 
@@ -109,12 +127,15 @@ class FastLinear {
   HugeBuffer scaled_;   // [kMaxTargets][max_rows, input_stride]
   HugeBuffer reduced_;  // v of all groups
   int64_t reduced_stride_ = 0;
+  HugeBuffer inner_;  // of all groups' additive chains
+  int32_t chain_floats_ = 0;
   bool scales_ = false;
 
   std::vector<Member> members_;
   std::vector<ReduceItem> reduces_;
   std::vector<std::pair<const RowGroup*, float*>> group_v_;
-  std::vector<ThreadCounts> counts_;
+  std::vector<ChainItem> chains_;
+  std::vector<ThreadState> threads_;
 };
 
 }  // namespace manyfold

@@ -109,7 +109,7 @@ float* FastOps::row(Buffer buffer, int32_t r) {
 void FastOps::reserve_scratch() {
   const TermLimits& limits = terms_.limits();
   linear_.reserve(limits);
-  const auto middle = static_cast<size_t>(std::max(limits.bottleneck, limits.embedding_rank));
+  const auto middle = static_cast<size_t>(std::max(limits.bottleneck, 2 * limits.embedding_rank));
   for (Workspace& workspace : workspaces_) workspace.middle.resize(middle);
 }
 
@@ -300,9 +300,11 @@ void FastOps::add(SiteRef residual_site) {
            [&](int32_t r, int32_t thread) {
              float* t = row(Buffer::kBlockOut, r);
              const SiteTerms* terms = rare(r, residual_site);
-             if (terms != nullptr && terms->bottleneck) {
-               bottleneck_row(terms->bottleneck->view(), row(Buffer::kNormed, r),
-                              workspaces_[static_cast<size_t>(thread)].middle.data(), t);
+             if (terms != nullptr) {
+               for (const BottleneckValues& term : terms->bottlenecks) {
+                 bottleneck_row(term.view(), row(Buffer::kNormed, r),
+                                workspaces_[static_cast<size_t>(thread)].middle.data(), t);
+               }
              }
              kernels_.add(t, padded, row(Buffer::kResidual, r));
            });

@@ -51,6 +51,25 @@ Dtype wider(Dtype a, Dtype b) {
   return a == Dtype::kF32 || b == Dtype::kF32 ? Dtype::kF32 : Dtype::kBf16;
 }
 
+// A, or D A where D is a matrix (γ acts on D A x), as float32.
+std::vector<float> reduce_values(const LowRank& op) {
+  std::vector<float> a = tensor_values(op.a);
+  if (op.mid_matrix.shape.empty()) return a;
+  const std::vector<float> d = tensor_values(op.mid_matrix);
+  const auto ranks = static_cast<size_t>(op.a.shape[0]), cols = static_cast<size_t>(op.a.shape[1]);
+  std::vector<float> product(a.size());
+  std::vector<double> row(cols);
+  for (size_t r = 0; r < ranks; ++r) {
+    std::fill(row.begin(), row.end(), 0.0);
+    for (size_t k = 0; k < ranks; ++k) {
+      for (size_t c = 0; c < cols; ++c)
+        row[c] += static_cast<double>(d[r * ranks + k]) * a[k * cols + c];
+    }
+    for (size_t c = 0; c < cols; ++c) product[r * cols + c] = static_cast<float>(row[c]);
+  }
+  return product;
+}
+
 size_t element_bytes(Dtype dtype) {
   return dtype == Dtype::kF32 ? 4 : 2;
 }
@@ -75,7 +94,10 @@ class TermPacker {
     for (Term& term : terms) sort_term(std::move(term));
     for (const Term& term : lowrank_) add_to_stack(term);
     for (const Term& term : prefixes_) add_prefix(term);
-    for (LowRankStack& stack : set_.stacks_) stack.factor = padded(std::move(stack.factor));
+    for (LowRankStack& stack : set_.stacks_) {
+      stack.factor = padded(std::move(stack.factor));
+      set_.limits_.stack_ranks = std::max(set_.limits_.stack_ranks, stack.ranks);
+    }
     lay_out();
     for (size_t i = 0; i < set_.stacks_.size(); ++i) pack_stack(set_.stacks_[i], members_[i]);
     for (size_t i = 0; i < prefixes_.size(); ++i) pack_prefix(set_.prefixes_[i], prefixes_[i]);
@@ -113,7 +135,8 @@ class TermPacker {
     spread.rank = op.a.shape[0];
     spread.out = op.b.shape[0];
     spread.out_diag = padded(op.out_diag);
-    stack.dtype = wider(stack.dtype, exact_dtype({&op.a}));
+    stack.dtype =
+        wider(stack.dtype, op.mid_matrix.shape.empty() ? exact_dtype({&op.a}) : Dtype::kF32);
     stack.cols = op.a.shape[1];
     stack.ranks += spread.rank;
     for (int32_t r = 0; r < spread.rank; ++r) {
@@ -180,7 +203,7 @@ class TermPacker {
     std::vector<float> a;
     a.reserve(static_cast<size_t>(stack.ranks) * cols);
     for (size_t i = 0; i < members.size(); ++i) {
-      const std::vector<float> values = tensor_values(members[i]->a);
+      const std::vector<float> values = reduce_values(*members[i]);
       a.insert(a.end(), values.begin(), values.end());
       const PackedSpread& spread = stack.spreads[i];
       kernels_.pack_spread(spread.dtype, tensor_values(members[i]->b).data(), spread.out,
@@ -212,14 +235,31 @@ class TermPacker {
   void note_rare(const Term& term) {
     const SiteTerms* terms = set_.rare(term.site);
     size_t& bytes = set_.site_bytes_[static_cast<size_t>(site_index(term.site))];
-    if (const Bottleneck* op = std::get_if<Bottleneck>(&term.op)) {
-      set_.widest_bottleneck_ = std::max(set_.widest_bottleneck_, op->down.shape[0]);
-    } else if (const Diag* diag = std::get_if<Diag>(&term.op)) {
-      set_.scales_inputs_ |= !diag->h.empty();
-    } else if (const LowRank* lowrank = std::get_if<LowRank>(&term.op)) {
-      set_.widest_embedding_rank_ = std::max(set_.widest_embedding_rank_, lowrank->a.shape[0]);
+    if (const LowRank* lowrank = std::get_if<LowRank>(&term.op)) {
+      set_.limits_.embedding_rank = std::max(set_.limits_.embedding_rank, lowrank->a.shape[0]);
     }
-    if (rare_noted_.insert(site_index(term.site)).second) bytes += terms->bytes;
+    if (!rare_noted_.insert(site_index(term.site)).second) return;
+    bytes += terms->bytes;
+    note_limits(term.site, *terms);
+  }
+
+  void note_limits(SiteRef site, const SiteTerms& terms) {
+    TermLimits& limits = set_.limits_;
+    limits.scales_inputs |= terms.changes_input();
+    for (const BottleneckValues& term : terms.bottlenecks) {
+      limits.bottleneck = std::max(limits.bottleneck, term.scratch_floats());
+    }
+    const auto note_chain = [&](const BlockChain& chain) {
+      limits.chain_scratch = std::max(limits.chain_scratch, chain.scratch_floats());
+    };
+    if (terms.pre) note_chain(*terms.pre);
+    if (terms.post) note_chain(*terms.post);
+    for (const BlockChain& chain : terms.additive) {
+      note_chain(chain);
+      int32_t& floats = chain_floats_[family_of(site, set_.layers_)];
+      floats += chain.inner_width();
+      limits.chain_floats = std::max(limits.chain_floats, floats);
+    }
   }
 
   const ModelConfig& model_;
@@ -228,6 +268,7 @@ class TermPacker {
   TermSet lowrank_, prefixes_, rare_;
   std::vector<std::vector<const LowRank*>> members_;  // by stack
   std::set<int32_t> rare_noted_;                      // sites whose rare terms are counted
+  std::map<int32_t, int32_t> chain_floats_;           // by family: inner values of one row
 };
 
 FastTermSet::FastTermSet(const ModelConfig& model, const Kernels& kernels, TermSet&& terms)
@@ -248,10 +289,13 @@ const PackedPrefix* FastTermSet::prefix(int32_t layer) const {
   return index < 0 ? nullptr : &prefixes_[static_cast<size_t>(index)];
 }
 
-int32_t FastTermSet::widest_stack() const {
-  int32_t widest = 0;
-  for (const LowRankStack& stack : stacks_) widest = std::max(widest, stack.ranks);
-  return widest;
+void TermLimits::widen(const TermLimits& other) {
+  stack_ranks = std::max(stack_ranks, other.stack_ranks);
+  bottleneck = std::max(bottleneck, other.bottleneck);
+  embedding_rank = std::max(embedding_rank, other.embedding_rank);
+  chain_floats = std::max(chain_floats, other.chain_floats);
+  chain_scratch = std::max(chain_scratch, other.chain_scratch);
+  scales_inputs |= other.scales_inputs;
 }
 
 TermHandle FastTerms::load_terms(TermSet&& terms) {
@@ -259,10 +303,7 @@ TermHandle FastTerms::load_terms(TermSet&& terms) {
   MF_ASSERT(last_ < std::numeric_limits<TermHandle>::max());
   auto set = std::make_unique<FastTermSet>(model_, kernels_, std::move(terms));
   bytes_ += set->bytes();
-  limits_.stack_ranks = std::max(limits_.stack_ranks, set->widest_stack());
-  limits_.bottleneck = std::max(limits_.bottleneck, set->widest_bottleneck());
-  limits_.embedding_rank = std::max(limits_.embedding_rank, set->widest_embedding_rank());
-  limits_.scales_inputs |= set->scales_inputs();
+  limits_.widen(set->limits());
   sets_.emplace(++last_, std::move(set));
   return last_;
 }

@@ -45,6 +45,18 @@ struct PackedPrefix {
   float gate = 0.0f;
 };
 
+// What scratch memory must hold for a set, or for any set loaded so far (that never shrinks).
+struct TermLimits {
+  int32_t stack_ranks = 0;
+  int32_t bottleneck = 0;  // floats of scratch of one
+  int32_t embedding_rank = 0;
+  int32_t chain_floats = 0;   // inner values of one row's additive chains, linears of one input
+  int32_t chain_scratch = 0;  // floats of scratch of one chain
+  bool scales_inputs = false;
+
+  void widen(const TermLimits& other);
+};
+
 class FastTermSet {
  public:
   // terms must have passed check_terms.
@@ -53,7 +65,7 @@ class FastTermSet {
   // Of the linears that read the same input as this one; null when the set has none there.
   const LowRankStack* stack(SiteRef linear) const;
   const PackedPrefix* prefix(int32_t layer) const;
-  // Diag, override, bottleneck, and the embedding's lowrank terms.
+  // All that is neither a prefix nor a linear's lowrank term.
   const SiteTerms* rare(SiteRef site) const { return rare_.find(site); }
   // Bytes that a step reads for this site; 0 when the set has no term there.
   size_t site_bytes(SiteRef site) const {
@@ -62,10 +74,7 @@ class FastTermSet {
 
   size_t bytes() const { return memory_.size() + rare_.bytes(); }
   int32_t shared_prefix() const { return shared_prefix_; }
-  int32_t widest_stack() const;
-  int32_t widest_bottleneck() const { return widest_bottleneck_; }
-  int32_t widest_embedding_rank() const { return widest_embedding_rank_; }
-  bool scales_inputs() const { return scales_inputs_; }
+  const TermLimits& limits() const { return limits_; }
 
  private:
   friend class TermPacker;
@@ -78,14 +87,8 @@ class FastTermSet {
   std::vector<int32_t> prefix_index_;  // by layer; -1: none
   std::vector<size_t> site_bytes_;     // by site_index
   UnpackedTerms rare_;
-  int32_t shared_prefix_ = 0, widest_bottleneck_ = 0, widest_embedding_rank_ = 0;
-  bool scales_inputs_ = false;
-};
-
-// What scratch memory must hold for any set loaded so far; never shrinks.
-struct TermLimits {
-  int32_t stack_ranks = 0, bottleneck = 0, embedding_rank = 0;
-  bool scales_inputs = false;
+  int32_t shared_prefix_ = 0;
+  TermLimits limits_;
 };
 
 class FastTerms final : public TermStore {

@@ -122,6 +122,10 @@ const FastWeights::Slot* FastWeights::find(SiteRef site, WeightPart part) const 
   return place.packed ? &place : nullptr;
 }
 
+bool FastWeights::has_weight(SiteRef site, WeightPart part) const {
+  return find(site, part) != nullptr;
+}
+
 void FastWeights::read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                               float* out) const {
   const Slot* place = find(site, part);

@@ -32,6 +32,7 @@ class FastWeights final : public WeightStore {
                   const RowReader& read) override;
   void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                    float* out) const override;
+  bool has_weight(SiteRef site, WeightPart part) const override;
   size_t weight_bytes() const override { return bytes_; }
 
   // Of a linear site or the embedding; a tied head is the embedding. Throws kBug for one that was

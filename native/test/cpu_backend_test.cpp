@@ -18,7 +18,7 @@ namespace {
 using test::PlanArrays;
 using test::SequencePart;
 
-constexpr int32_t kPages = 64, kRows = 160;
+constexpr int32_t kPages = 96, kRows = 240;
 
 using test::all_kernels;
 
@@ -181,7 +181,7 @@ TEST(fast_backend_rows_do_not_depend_on_chunks_threads_or_pages) {
     const bool emulated = std::string(kernels->isa).starts_with("emulated");
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       Setup one(test::tiny_model(), kernels, dtype, 1);
-      for (const int32_t kind : {-1, 1, 3, 4}) {
+      for (const int32_t kind : {-1, 1, 3, 4, 5, 6, 8, 9}) {
         const std::vector<float> whole = one.run(one.part(kind, 0, kLength, 0));
         for (const auto& [threads, chunk] : {std::pair{2, 1}, {2, 64}, {3, 7}}) {
           if (emulated && chunk == 1) continue;  // the same path as in the fast tiers, slowly

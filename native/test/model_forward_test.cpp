@@ -27,8 +27,8 @@ struct Setup {
     options.dtype = dtype;
     options.isa = "scalar";
     options.kv_pages = 64;
-    options.max_rows = 128;
-    options.max_entries = 128;
+    options.max_rows = 160;
+    options.max_entries = 160;
     backend = make_cpu_backend(options);
     test::fill_weights(model, backend->weights());
     for (int32_t kind = 0; kind < test::kTermKinds; ++kind) {
@@ -41,7 +41,7 @@ struct Setup {
 
   std::vector<float> run(const PlanArrays& arrays) {
     const StepPlan plan = arrays.view();
-    check_plan(plan, model, {64, 128, 128}, loaded);
+    check_plan(plan, model, {64, 160, 160}, loaded);
     StepResult result;
     run_step(model, backend->ops(), plan, result);
     return result.raw_logits;

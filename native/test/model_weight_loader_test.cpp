@@ -31,6 +31,9 @@ class MapStore final : public WeightStore {
     if (half > 0) read(0, half, values.data());
   }
   void read_weight(SiteRef, WeightPart, int32_t, int32_t, float*) const override {}
+  bool has_weight(SiteRef site, WeightPart part) const override {
+    return values_.contains({site_index(site), static_cast<int>(part)});
+  }
   size_t weight_bytes() const override { return 0; }
   const std::vector<float>& get(SiteRef site, WeightPart part) {
     return values_[{site_index(site), static_cast<int>(part)}];

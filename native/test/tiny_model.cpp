@@ -112,7 +112,146 @@ void add_bottlenecks(const ModelConfig& model, uint32_t seed, TermSet& terms) {
     term.activation = BottleneckActivation::kRelu;
     term.up_bias.clear();
     terms.push_back({{layer, Site::kResidualAttn}, term});
+    // A second one on each site, through a norm.
+    const auto hidden = static_cast<size_t>(model.hidden);
+    term.norm = {random_values(hidden, s + 7, 0.3f, 1), random_values(hidden, s + 8, 0.3f), 1e-5f};
+    terms.push_back({{layer, Site::kResidualAttn}, term});
+    term.placement = BottleneckPlacement::kSequential;
+    terms.push_back({{layer, Site::kResidualMlp}, std::move(term)});
   }
+}
+
+TermTensor int8_tensor(std::vector<int32_t> shape, uint32_t seed, float spread) {
+  TermTensor out{Dtype::kF32, std::move(shape), {}};
+  out.codec = Codec::kInt8;
+  for (const float v : random_values(out.count(), seed, 60)) {
+    const auto byte = static_cast<int8_t>(std::clamp(std::round(v), -127.0f, 127.0f));
+    out.bytes.push_back(static_cast<uint8_t>(byte));
+  }
+  out.scales = random_values(static_cast<size_t>(out.shape[0]), seed + 1, spread / 60);
+  return out;
+}
+
+TermTensor ternary_tensor(std::vector<int32_t> shape, uint32_t seed, float scale) {
+  TermTensor out{Dtype::kF32, std::move(shape), {}};
+  out.codec = Codec::kTernary;
+  out.scales = {scale};
+  const auto cols = static_cast<size_t>(out.shape[1]);
+  out.positive.resize(static_cast<size_t>(out.shape[0]) * out.plane_stride());
+  out.negative.resize(out.positive.size());
+  const std::vector<float> values = random_values(out.count(), seed, 1);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const size_t word = i / cols * out.plane_stride() + i % cols / 32;
+    if (values[i] > 0.8f) out.positive[word] |= 1u << (i % cols % 32);
+    if (values[i] < -0.8f) out.negative[word] |= 1u << (i % cols % 32);
+  }
+  return out;
+}
+
+// Every step-th of 0 .. width - 1.
+std::vector<uint32_t> every(int32_t width, int32_t first, int32_t step) {
+  std::vector<uint32_t> index;
+  for (int32_t i = first; i < width; i += step) index.push_back(static_cast<uint32_t>(i));
+  return index;
+}
+
+void add_rowcols(const ModelConfig& model, uint32_t seed, TermSet& terms) {
+  for_sites(model, is_linear_site, [&](SiteRef site, uint32_t index) {
+    const WeightShape shape = weight_shape(model, site.site);
+    const uint32_t s = seed + index;
+    RowCol in{RowColSide::kIn, every(shape.cols, 1, 5), {}, 0.7f};
+    const auto k = static_cast<int32_t>(in.index.size());
+    in.values =
+        index % 3 == 0 ? int8_tensor({shape.rows, k}, s, 0.2f) : tensor({shape.rows, k}, s, 0.2f);
+    RowCol out{RowColSide::kOut, every(shape.rows, 2, 7), {}, -1.1f};
+    const auto rows = static_cast<int32_t>(out.index.size());
+    out.values = index % 3 == 1 ? ternary_tensor({rows, shape.cols}, s + 1, 0.15f)
+                                : tensor({rows, shape.cols}, s + 1, 0.2f);
+    if (index % 2 == 0) terms.push_back({site, std::move(in)});
+    terms.push_back({site, std::move(out)});
+  });
+}
+
+void add_sparse(const ModelConfig& model, uint32_t seed, TermSet& terms) {
+  for_sites(model, is_linear_site, [&](SiteRef site, uint32_t index) {
+    const WeightShape shape = weight_shape(model, site.site);
+    Sparse term;
+    term.row_start = {0};
+    for (int32_t row = 0; row < shape.rows; ++row) {
+      // Some rows are empty.
+      for (int32_t c = row % 9; row % 4 != 3 && c < shape.cols; c += 11) {
+        term.columns.push_back(static_cast<uint32_t>(c));
+      }
+      term.row_start.push_back(static_cast<uint32_t>(term.columns.size()));
+    }
+    const auto count = static_cast<int32_t>(term.columns.size());
+    term.values = index % 3 == 2 ? ternary_tensor({1, count}, seed + index, 0.3f)
+                                 : tensor({1, count}, seed + index, 0.3f);
+    term.scale = 0.9f;
+    terms.push_back({site, std::move(term)});
+  });
+}
+
+// A chain from `in` to `out` values: blocks of two after a rotation by one, then a dense block to
+// out + 1 values, of which the first `out` are taken backwards.
+BlockDiag chain(int32_t in, int32_t out, BlockPlacement placement, uint32_t seed) {
+  BlockDiag term;
+  term.placement = placement;
+  BlockStage pairs;
+  const int32_t blocks = in / 2;
+  for (int32_t i = 0; i < 2 * blocks; ++i) {
+    pairs.gather.push_back(static_cast<uint32_t>((i + 1) % in));
+  }
+  pairs.blocks = tensor({blocks, 3, 2}, seed, 0.6f);
+  BlockStage dense;
+  dense.blocks = tensor({1, out + 1, 3 * blocks}, seed + 1, 1.0f / std::sqrt(2.0f * in));
+  term.stages = {std::move(pairs), std::move(dense)};
+  for (int32_t i = 0; i < out; ++i) term.output.push_back(static_cast<uint32_t>(out - 1 - i));
+  if (placement == BlockPlacement::kAdditive) term.scale = 0.4f;
+  return term;
+}
+
+void add_chains(const ModelConfig& model, uint32_t seed, TermSet& terms) {
+  for_sites(model, is_linear_site, [&](SiteRef site, uint32_t index) {
+    const WeightShape shape = weight_shape(model, site.site);
+    const uint32_t s = seed + 3 * index;
+    if (index % 3 != 0) {
+      terms.push_back({site, chain(shape.cols, shape.cols, BlockPlacement::kPre, s)});
+    }
+    if (index % 3 != 1) {
+      terms.push_back({site, chain(shape.rows, shape.rows, BlockPlacement::kPost, s + 1)});
+    }
+    if (index % 2 == 0) {
+      terms.push_back({site, chain(shape.cols, shape.rows, BlockPlacement::kAdditive, s + 2)});
+      // One stage: nothing stands between the input and the outputs.
+      BlockDiag single;
+      single.placement = BlockPlacement::kAdditive;
+      single.stages.push_back({every(shape.cols, 0, 4), {}});
+      const auto inputs = static_cast<int32_t>(single.stages[0].gather.size());
+      single.stages[0].blocks = tensor({1, shape.rows, inputs}, s, 0.1f);
+      terms.push_back({site, std::move(single)});
+    }
+  });
+}
+
+void add_coded_lowrank(const ModelConfig& model, uint32_t seed, TermSet& terms) {
+  for_sites(model, is_linear_site, [&](SiteRef site, uint32_t index) {
+    const WeightShape shape = weight_shape(model, site.site);
+    const int32_t rank = 2 + static_cast<int32_t>(index) % 5;
+    const uint32_t s = seed + index;
+    LowRank term{
+        tensor({rank, shape.cols}, s, 0.2f), tensor({shape.rows, rank}, s + 1, 0.2f), 0.8f, {}, {}};
+    if (index % 2 == 0) term.mid_matrix = tensor({rank, rank}, s + 2, 0.7f, Dtype::kF32);
+    if (index % 3 == 0) term.a = ternary_tensor({rank, shape.cols}, s, 0.2f);
+    if (index % 3 != 2) term.b = ternary_tensor({shape.rows, rank}, s + 1, 0.25f);
+    if (index % 3 == 2) term.a = int8_tensor({rank, shape.cols}, s, 0.2f);
+    if (index % 4 == 1) term.b = int8_tensor({shape.rows, rank}, s + 1, 0.2f);
+    terms.push_back({site, std::move(term)});
+  });
+  LowRank embedding{
+      tensor({4, model.vocab}, seed, 0.3f), tensor({model.hidden, 4}, seed + 9, 0.3f), 1, {}, {}};
+  embedding.mid_matrix = tensor({4, 4}, seed + 3, 0.7f);
+  terms.push_back({{-1, Site::kEmbedding}, std::move(embedding)});
 }
 
 }  // namespace
@@ -183,8 +322,25 @@ TermSet tiny_terms(const ModelConfig& model, int32_t kind, uint32_t seed) {
     case 4:
       add_prefixes(model, seed, 0.6f, terms);
       break;
-    default:
+    case 5:
       add_bottlenecks(model, seed, terms);
+      break;
+    case 6:
+      add_rowcols(model, seed, terms);
+      add_sparse(model, seed + 31, terms);
+      break;
+    case 7:
+      add_chains(model, seed, terms);
+      break;
+    case 8:
+      add_chains(model, seed + 5, terms);
+      add_lowrank(model, seed + 6, terms);
+      add_sparse(model, seed + 7, terms);
+      add_diags(model, seed + 8, terms);
+      add_rowcols(model, seed + 9, terms);
+      break;
+    default:
+      add_coded_lowrank(model, seed, terms);
       break;
   }
   return terms;

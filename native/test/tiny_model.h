@@ -18,8 +18,9 @@ ModelConfig tiny_model();
 void fill_weights(const ModelConfig& model, WeightStore& store, uint32_t seed = 1);
 
 // Sets: 0 lowrank everywhere, 1 diag and lowrank, 2 overrides, 3 shared prefix of 5 keys, 4 gated
-// prefix, 5 bottlenecks.
-inline constexpr int32_t kTermKinds = 6;
+// prefix, 5 bottlenecks, 6 rowcol and sparse, 7 blockdiag, 8 every kind of a linear at once, 9
+// lowrank with mid matrices and coded factors.
+inline constexpr int32_t kTermKinds = 10;
 TermSet tiny_terms(const ModelConfig& model, int32_t kind, uint32_t seed = 1);
 
 // A StepPlan with its arrays. Fields are public so that tests may break them; view() points at what

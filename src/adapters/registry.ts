@@ -12,7 +12,7 @@ import { ManyfoldError, toPlainError } from '../core/errors.js';
 import type { PlainError } from '../core/errors.js';
 import { ADAPTER_NAME_RULE, parseAdapterName } from '../core/ids.js';
 import type { AdapterName, AdapterVersion } from '../core/ids.js';
-import { CONFIG_FILE, openAdapterFolder } from './adapter-folder.js';
+import { isAdapterFolder, openAdapterFolder } from './adapter-folder.js';
 import type { AdapterLimits } from './adapter-folder.js';
 import { resolveContained } from './contained-path.js';
 import { adapterVersion } from './version.js';
@@ -130,7 +130,7 @@ export class AdapterRegistry {
   }
 
   /**
-   * Every folder with an adapter_config.json below the adapter folder, its name being its path below it; sorted. Links
+   * Every folder with an adapter (see isAdapterFolder) below the adapter folder, its name being its path below it; sorted. Links
    * to folders are not followed.
    */
   async scan(): Promise<{ readonly name: string; readonly directory: string }[]> {
@@ -144,7 +144,7 @@ export class AdapterRegistry {
       if (looked > MAX_SCANNED_FOLDERS) throw tooManyFolders(root);
       const { directory, names } = next;
       const entries = await this.#entriesOf(directory, names);
-      const isAdapter = names.length > 0 && entries.some((entry) => entry.name === CONFIG_FILE);
+      const isAdapter = names.length > 0 && isAdapterFolder(entries.map((entry) => entry.name));
       if (isAdapter) found.push({ name: names.join('/'), directory });
       if (isAdapter || names.length >= MAX_SCAN_DEPTH) continue;
       for (const entry of entries) {

@@ -132,9 +132,21 @@ export function checkShape(tensor: SafetensorsTensor, wanted: readonly number[],
   );
 }
 
+const PEFT_FILE = 'adapter_model.safetensors: ';
+
 /** The error for a tensor that cannot be served. */
 export function wrongTensor(problem: string, mend: string): ManyfoldError {
-  return new ManyfoldError('invalid_adapter', `adapter_model.safetensors: ${problem}. ${mend}`);
+  return new ManyfoldError('invalid_adapter', `${PEFT_FILE}${problem}. ${mend}`);
+}
+
+/** Runs an importer whose tensors lie in another file than PEFT's: its errors name that one. */
+export async function inFile<T>(name: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof ManyfoldError) || !error.message.startsWith(PEFT_FILE)) throw error;
+    throw new ManyfoldError(error.code, `${name}: ${error.message.slice(PEFT_FILE.length)}`, { cause: error });
+  }
 }
 
 function countOf(shape: readonly number[]): number {

@@ -41,12 +41,12 @@ export async function openFolder(folder: string, configJson: JsonObject): Promis
   };
 }
 
-interface Tensors {
+export interface FolderTensors {
   readonly files: readonly string[];
   readonly tensors: ReadonlyMap<string, TensorSource>;
 }
 
-async function readTensors(folder: string): Promise<Tensors> {
+export async function readTensors(folder: string): Promise<FolderTensors> {
   const single = path.join(folder, SINGLE_FILE);
   if (await exists(single)) return readShards(folder, [SINGLE_FILE], undefined);
   const index = await readJsonObject(folder, INDEX_FILE);
@@ -83,7 +83,7 @@ async function readShards(
   folder: string,
   shards: readonly string[],
   shardOf: ReadonlyMap<string, string> | undefined,
-): Promise<Tensors> {
+): Promise<FolderTensors> {
   const tensors = new Map<string, TensorSource>();
   for (const [file, shard] of shards.entries()) {
     const opened = await openSafetensors(path.join(folder, shard), WEIGHT_LIMITS);

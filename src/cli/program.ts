@@ -4,6 +4,7 @@ import { describeOptions } from '../config/describe.js';
 import { loadConfig } from '../config/load-config.js';
 import type { OptionKey } from '../config/options.js';
 import { ManyfoldError } from '../core/errors.js';
+import { addAdaptersCommand } from './adapters.js';
 import { addChatCommand } from './chat.js';
 import { checkConfig, showConfig } from './config-command.js';
 import { EXIT } from './context.js';
@@ -67,6 +68,7 @@ function buildProgram(context: CliContext, finish: Finish): Command {
   addServeCommand(program, context, finish);
   addPullCommand(program, context, finish);
   addChatCommand(program, context, finish);
+  addAdaptersCommand(program, context, finish);
   addConfigCommand(program, context, finish);
   return program;
 }

@@ -198,7 +198,7 @@ export class KvLedger {
 
   #release(page: number): void {
     this.#holders[page] = (this.#holders[page] as number) - 1;
-    if ((this.#holders[page]) > 0) return;
+    if (this.#holders[page] > 0) return;
     if (this.#keyOf[page] === undefined) this.#blank += 1;
     else this.#idle.add(page);
   }

@@ -62,8 +62,8 @@ export async function loadTermSet(engine: NativeEngine, set: TermSet): Promise<L
   return { handle, prefixLength: facts.prefixTokens, gatedPrefix: facts.gatedPrefix };
 }
 
-/** A PEFT folder through the adapters' own door. */
-export async function loadAdapterFolder(test: TestEngine, directory: string): Promise<LoadedTerms> {
+/** An adapter folder through the adapters' own door. */
+export async function compileFolder(test: TestEngine, directory: string): Promise<TermSet> {
   const limits = DEFAULT_ADAPTER_LIMITS;
   const baseFingerprint = test.checkpoint.fingerprint;
   const folder = await openAdapterFolder(directory, { limits, keepTensors: true });
@@ -72,7 +72,11 @@ export async function loadAdapterFolder(test: TestEngine, directory: string): Pr
     { version, directory },
     { model: test.checkpoint.config, base: nativeBaseWeights(test.engine), baseFingerprint, limits },
   );
-  return loadTermSet(test.engine, compiled.terms);
+  return compiled.terms;
+}
+
+export async function loadAdapterFolder(test: TestEngine, directory: string): Promise<LoadedTerms> {
+  return loadTermSet(test.engine, await compileFolder(test, directory));
 }
 
 export interface DriveOptions {

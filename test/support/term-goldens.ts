@@ -5,22 +5,31 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import type { SiteName, SiteRef } from '../../src/core/model-config.js';
-import type { BottleneckActivation, Term, DenseTensor } from '../../src/core/terms.js';
+import type {
+  BlockStage,
+  BottleneckActivation,
+  DenseTensor,
+  LayerNorm,
+  Term,
+  TermTensor,
+} from '../../src/core/terms.js';
 import { GOLDENS, readRows, type GoldenRow } from './goldens.js';
 
 interface Place {
   readonly shape: readonly number[];
-  readonly dtype: 'f32' | 'bf16' | 'f16' | 'u32';
+  readonly dtype: 'f32' | 'bf16' | 'f16' | 'int8' | 'ternary' | 'u32';
   readonly offset: number;
 }
 
 interface TermJson {
-  readonly kind: 'lowrank' | 'diag' | 'override' | 'prefix' | 'bottleneck';
+  readonly kind: Term['kind'];
   readonly layer: number;
   readonly site: SiteName;
   readonly scale?: number;
   readonly gate?: number;
-  readonly placement?: 'sequential' | 'parallel';
+  readonly placement?: 'sequential' | 'parallel' | 'pre' | 'post' | 'additive' | 'in' | 'out';
+  readonly stages?: number;
+  readonly normEps?: number;
   readonly activation?: BottleneckActivation;
   readonly [part: string]: Place | string | number | undefined;
 }
@@ -86,6 +95,35 @@ function tensor(bytes: Buffer, term: TermJson, part: string): DenseTensor {
   return { dtype: 'f32', shape: place.shape, data };
 }
 
+/** A tensor of any codec. int8 lies as its scales and then its integers, all float32. */
+function coded(bytes: Buffer, term: TermJson, part: string): TermTensor {
+  const place = placeOf(term, part);
+  if (place?.dtype === 'ternary') return ternary(place.shape, values(bytes, place));
+  if (place?.dtype !== 'int8') return tensor(bytes, term, part);
+  const [rows = 0] = place.shape;
+  const integers = values(bytes, { ...place, offset: place.offset + 4 * rows });
+  return {
+    dtype: 'int8',
+    shape: place.shape,
+    data: Int8Array.from(integers),
+    scales: values(bytes, { ...place, shape: [rows] }),
+  };
+}
+
+function ternary(shape: readonly number[], all: Float32Array): TermTensor {
+  const [rows = 0, cols = 0] = shape;
+  const stride = Math.ceil(cols / 32);
+  const positive = new Uint32Array(rows * stride);
+  const negative = new Uint32Array(rows * stride);
+  all.forEach((value, i) => {
+    if (value === 0) return;
+    const plane = value > 0 ? positive : negative;
+    const word = Math.floor(i / cols) * stride + Math.floor((i % cols) / 32);
+    plane[word] = ((plane[word] ?? 0) | (1 << ((i % cols) % 32))) >>> 0;
+  });
+  return { dtype: 'ternary', shape, positive, negative, scale: all.reduce((a, v) => Math.max(a, Math.abs(v)), 0) };
+}
+
 function vector(bytes: Buffer, term: TermJson, part: string): Float32Array | undefined {
   const place = placeOf(term, part);
   return place === undefined ? undefined : values(bytes, place);
@@ -126,14 +164,35 @@ function readTerm(bytes: Buffer, term: TermJson): Term {
         kind: 'lowrank',
         site,
         scale,
-        a: tensor(bytes, term, 'a'),
-        b: tensor(bytes, term, 'b'),
+        a: coded(bytes, term, 'a'),
+        b: coded(bytes, term, 'b'),
+        ...(placeOf(term, 'midMatrix') && { midMatrix: tensor(bytes, term, 'midMatrix') }),
         ...vectors(bytes, term, ['mid', 'outDiag']),
       };
     case 'diag':
       return { kind: 'diag', site, ...vectors(bytes, term, ['h', 'g', 'c']) };
     case 'override':
       return { kind: 'override', site, values: tensor(bytes, term, 'values'), ...overrideRows(bytes, term) };
+    case 'rowcol':
+      return {
+        kind: 'rowcol',
+        site,
+        scale,
+        side: term.placement === 'out' ? 'out' : 'in',
+        index: indices(bytes, term, 'index') ?? new Uint32Array(0),
+        values: coded(bytes, term, 'values'),
+      };
+    case 'sparse':
+      return {
+        kind: 'sparse',
+        site,
+        scale,
+        rowStart: indices(bytes, term, 'rowStart') ?? new Uint32Array(0),
+        columns: indices(bytes, term, 'columns') ?? new Uint32Array(0),
+        values: coded(bytes, term, 'values'),
+      };
+    case 'blockdiag':
+      return readBlockDiag(bytes, term, site);
     case 'prefix':
       return { kind: 'prefix', site, k: tensor(bytes, term, 'k'), v: tensor(bytes, term, 'v'), ...gate };
     case 'bottleneck':
@@ -141,19 +200,39 @@ function readTerm(bytes: Buffer, term: TermJson): Term {
         kind: 'bottleneck',
         site,
         scale,
-        placement: term.placement ?? 'sequential',
+        placement: term.placement === 'parallel' ? 'parallel' : 'sequential',
         activation: term.activation ?? 'relu',
         down: tensor(bytes, term, 'down'),
         up: tensor(bytes, term, 'up'),
         ...vectors(bytes, term, ['downBias', 'upBias']),
+        ...readNorm(bytes, term),
       };
   }
 }
 
+function readNorm(bytes: Buffer, term: TermJson): { norm?: LayerNorm } {
+  const weight = vector(bytes, term, 'normWeight');
+  const bias = vector(bytes, term, 'normBias');
+  return weight === undefined || bias === undefined ? {} : { norm: { weight, bias, eps: term.normEps ?? 0 } };
+}
+
+function readBlockDiag(bytes: Buffer, term: TermJson, site: SiteRef): Term {
+  const stages = Array.from({ length: term.stages ?? 0 }, (_, i): BlockStage => {
+    const gather = indices(bytes, term, `gather${i}`);
+    return { blocks: tensor(bytes, term, `blocks${i}`), ...(gather && { gather }) };
+  });
+  const placement = term.placement === 'pre' || term.placement === 'post' ? term.placement : 'additive';
+  const output = indices(bytes, term, 'output');
+  return { kind: 'blockdiag', site, placement, stages, scale: term.scale ?? 1, ...(output && { output }) };
+}
+
+function indices(bytes: Buffer, term: TermJson, part: string): Uint32Array | undefined {
+  const place = placeOf(term, part);
+  if (place === undefined) return undefined;
+  return Uint32Array.from({ length: place.shape[0] ?? 0 }, (_, i) => bytes.readUInt32LE(place.offset + 4 * i));
+}
+
 function overrideRows(bytes: Buffer, term: TermJson): { rows?: Uint32Array } {
-  const place = placeOf(term, 'rows');
-  if (place === undefined) return {};
-  return {
-    rows: Uint32Array.from({ length: place.shape[0] ?? 0 }, (_, i) => bytes.readUInt32LE(place.offset + 4 * i)),
-  };
+  const rows = indices(bytes, term, 'rows');
+  return rows === undefined ? {} : { rows };
 }

@@ -1,7 +1,7 @@
 """Writes every golden below a folder: `python generate.py FOLDER [PART…]`. run.sh calls it.
 
-Parts: models (tiny models, their LoRAs and logits), gguf and terms (both need `models` in the same folder), blocks, text,
-smollm2.
+Parts: models (tiny models, their LoRAs and logits), gguf and terms (both need `models` in the same folder), blocks, kinds and
+s2ft (which need `models` too), text, smollm2.
 """
 
 import os
@@ -15,6 +15,8 @@ import torch
 import transformers
 
 import block_goldens
+import kinds
+import s2ft_goldens
 import smollm2
 import term_goldens
 import tiny_adapters
@@ -91,12 +93,14 @@ PARTS = {
     'gguf': write_ggufs,
     'terms': term_goldens.write,
     'blocks': block_goldens.write,
+    'kinds': kinds.write,
+    's2ft': s2ft_goldens.write,
     'text': write_text,
     'smollm2': smollm2.write,
 }
 
 
-NEED_MODELS = {'gguf', 'terms'}
+NEED_MODELS = {'gguf', 'terms', 'kinds', 's2ft'}
 
 
 def open_to_readers(out: str) -> None:

@@ -117,18 +117,60 @@ class Reference:
         return full
 
     def lowrank(self, term: Term, reduced: torch.Tensor) -> torch.Tensor:
-        """scale · e ⊙ B (γ ⊙ d ⊙ reduced) with reduced = A x."""
+        """scale · e ⊙ B (γ ⊙ D reduced) with reduced = A x."""
+        if 'midMatrix' in term.parts:
+            reduced = reduced @ term.parts['midMatrix'].T
         scaled = reduced * self.gate(*reduced.shape) * term.parts.get('mid', torch.ones(1, dtype=F64))
         return term.options['scale'] * term.parts.get('outDiag', torch.ones(1, dtype=F64)) * (scaled @ term.parts['b'].T)
 
+    def chains(self, site: Site, placement: str) -> list[Term]:
+        return [term for term in self.at(site, 'blockdiag') if term.options['placement'] == placement]
+
+    def chain(self, term: Term, t: torch.Tensor) -> torch.Tensor:
+        """Stages, each blocks · t[gather], then values[output]; t is [rows, length]."""
+        for stage in range(term.options['stages']):
+            if f'gather{stage}' in term.parts:
+                t = t[:, term.parts[f'gather{stage}']]
+            blocks = term.parts[f'blocks{stage}']
+            t = torch.einsum('bpq,rbq->rbp', blocks, t.reshape(len(t), len(blocks), -1)).reshape(len(t), -1)
+        return t[:, term.parts['output']] if 'output' in term.parts else t
+
+    def rowcol(self, term: Term, x: torch.Tensor, width: int) -> torch.Tensor:
+        index, values = term.parts['index'], term.parts['values']
+        if term.options['placement'] == 'in':
+            return term.options['scale'] * (x[:, index] @ values.T)
+        delta = torch.zeros(len(x), width, dtype=F64)
+        delta[:, index] = term.options['scale'] * (x @ values.T)
+        return delta
+
+    def sparse(self, term: Term, x: torch.Tensor, width: int) -> torch.Tensor:
+        """The dense matrix that the entries stand for, times x."""
+        start = term.parts['rowStart']
+        dense = torch.zeros(width, x.shape[1], dtype=F64)
+        rows = torch.arange(width).repeat_interleave(start[1:] - start[:-1])
+        dense[rows, term.parts['columns']] = term.parts['values'][0]
+        return term.options['scale'] * (x @ dense.T)
+
     def linear(self, site: Site, x: torch.Tensor) -> torch.Tensor:
         weight = self.replaced(site, self.w.matrices[site])
+        width = len(weight)
         diag = next(iter(self.at(site, 'diag')), Term('diag', *site))
-        y = (x * diag.parts['h'] if 'h' in diag.parts else x) @ weight.T
+        u = x * diag.parts['h'] if 'h' in diag.parts else x
+        for term in self.chains(site, 'pre'):
+            u = self.chain(term, u)
+        y = u @ weight.T
         if 'g' in diag.parts:
             y = y * diag.parts['g']
+        for term in self.chains(site, 'post'):
+            y = self.chain(term, y)
         for term in self.at(site, 'lowrank'):
             y = y + self.lowrank(term, x @ term.parts['a'].T)
+        for term in self.at(site, 'rowcol'):
+            y = y + self.rowcol(term, x, width)
+        for term in self.at(site, 'sparse'):
+            y = y + self.sparse(term, x, width)
+        for term in self.chains(site, 'additive'):
+            y = y + term.options['scale'] * self.chain(term, x)
         if site in self.w.biases:
             y = y + self.w.biases[site]
         return y + diag.parts['c'] if 'c' in diag.parts else y
@@ -203,6 +245,10 @@ class Reference:
         """The residual stream after a sub-block with output t and input `normed`."""
         for term in self.at(site, 'bottleneck'):
             n = normed if term.options['placement'] == 'parallel' else t
+            if 'normWeight' in term.parts:
+                centred = n - n.mean(-1, keepdim=True)
+                spread = torch.sqrt((centred * centred).mean(-1, keepdim=True) + term.options['normEps'])
+                n = centred / spread * term.parts['normWeight'] + term.parts['normBias']
             inner = ACTIVATIONS[term.options['activation']](n @ term.parts['down'].T + term.parts.get('downBias', 0))
             t = t + term.options['scale'] * (inner @ term.parts['up'].T + term.parts.get('upBias', 0))
         return residual + t

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The oracle's runner. `run.sh generate [PART…]` writes test/goldens; `run.sh check [PART…]` writes them to a temporary folder
 # and compares with the committed ones; `run.sh venv` only prepares the Python environment and prints its interpreter.
-# Parts: models, gguf, terms, blocks, text, smollm2 (all of them when none is named).
+# Parts: models, gguf, terms, blocks, kinds, s2ft, text, smollm2 (all of them when none is named).
+# ORACLE_KINDS: groups of kinds to make (kinds_lora, kinds_scale, …; all when it is not set).
 # MANYFOLD_ORACLE_VENV: where the environment lies (default: tools/oracle/.venv). PYTHON: the interpreter that makes it.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,7 +44,7 @@ case $mode in
     "$venv/bin/python" "$here/compare.py" "$root/test/goldens" "$out"
     ;;
   *)
-    echo "usage: $0 generate|check [models|gguf|terms|blocks|text|smollm2]… or $0 venv" >&2
+    echo "usage: $0 generate|check [models|gguf|terms|blocks|kinds|s2ft|text|smollm2]… or $0 venv" >&2
     exit 2
     ;;
 esac

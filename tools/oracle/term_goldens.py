@@ -1,8 +1,8 @@
 """Hand-built terms of every kind in one batch, answered by the float64 reference. Called by generate.py.
 
 terms/<model>.json lists sequences, each with its tokens (-1 - i: row i of its embeddings), terms and rank gates; every
-tensor is {shape, dtype, offset} into terms/<model>.bin, where it lies as float32 (rows of overrides as uint32; values of
-dtype bf16 or f16 are exact in it). The logits of a sequence lie at its `offset` as logits.py writes them, with its stride.
+tensor is {shape, dtype, offset} into terms/<model>.bin, where it lies as float32 (indices as uint32; values of dtype bf16,
+f16 and ternary are exact in it; int8 as its float32 scales, a row each, and then its float32 integers). The logits of a sequence lie at its `offset` as logits.py writes them, with its stride.
 """
 
 import json
@@ -74,6 +74,88 @@ class Maker:
             parts |= {'downBias': self.normal(m, std=0.3), 'upBias': self.normal(h, std=0.3)}
         return Term('bottleneck', layer, site, parts, {'placement': placement, 'activation': activation, 'scale': 0.5})
 
+    def coded(self, dtype: str, *shape: int, std: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Values of a codec, and the scales of int8."""
+        if dtype == 'ternary':
+            scale = float(np.float32(1.6 * std))
+            return scale * torch.sign(self.normal(*shape)) * (self.normal(*shape).abs() > 0.8), None
+        if dtype == 'int8':
+            scales = self.normal(shape[0], 1, std=0.3, mean=1.0).to(torch.float32).to(F64) * std / 64
+            scales = scales.to(torch.float32).to(F64)
+            return scales * self.normal(*shape, std=64).round().clamp(-127, 127), scales[:, 0]
+        return self.rounded(self.normal(*shape, std=std), dtype), None
+
+    def coded_term(self, term: Term, coded: dict[str, tuple[str, tuple[torch.Tensor, torch.Tensor | None]]]) -> Term:
+        """The term with these parts added: name → codec and what `coded` gave."""
+        for name, (dtype, (values, scales)) in coded.items():
+            term.parts[name] = values
+            term.options.setdefault('dtypes', {})[name] = dtype
+            if scales is not None:
+                term.options.setdefault('scales', {})[name] = scales
+        return term
+
+    def coded_lowrank(self, layer: int, site: str, rank: int, a: str, b: str, matrix: bool = False) -> Term:
+        out, wide = self.shapes[site]
+        term = Term('lowrank', layer, site, {}, {'scale': 0.5})
+        factors = {'a': (a, self.coded(a, rank, wide, std=wide**-0.5)), 'b': (b, self.coded(b, out, rank, std=0.5))}
+        if matrix:
+            factors['midMatrix'] = ('f32', (self.normal(rank, rank, std=rank**-0.5), None))
+        return self.coded_term(term, factors)
+
+    def index(self, count: int, below: int) -> torch.Tensor:
+        return torch.from_numpy(np.sort(self.random.permutation(below)[:count]).astype(np.int64))
+
+    def rowcol(self, layer: int, site: str, side: str, count: int, dtype: str = 'f32') -> Term:
+        out, wide = self.shapes[site]
+        term = Term('rowcol', layer, site, {'index': self.index(count, wide if side == 'in' else out)}, {'placement': side, 'scale': 1.25})
+        shape = (out, count) if side == 'in' else (count, wide)
+        std = count**-0.5 if side == 'in' else 1.5 * wide**-0.5
+        return self.coded_term(term, {'values': (dtype, self.coded(dtype, *shape, std=std))})
+
+    def sparse(self, layer: int, site: str, count: int, dtype: str = 'f32') -> Term:
+        out, wide = self.shapes[site]
+        places = self.index(count, out * wide)
+        start = torch.cat((torch.zeros(1, dtype=torch.int64), torch.bincount(places // wide, minlength=out).cumsum(0)))
+        term = Term('sparse', layer, site, {'rowStart': start, 'columns': places % wide}, {'scale': 0.75})
+        std = 0.7 * (out / count) ** 0.5
+        return self.coded_term(term, {'values': (dtype, self.coded(dtype, 1, count, std=std))})
+
+    def chain(self, layer: int, site: str, placement: str) -> Term:
+        """Blocks of four near the identity on shuffled values for pre and post; through a narrow middle for additive."""
+        out, wide = self.shapes[site]
+        options = {'placement': placement, 'scale': 0.5 if placement == 'additive' else 1.0}
+        if placement == 'additive':
+            # Each middle value is read twice; some inputs are not read at all.
+            parts = {
+                'gather0': torch.from_numpy(self.random.integers(0, wide, 24)), 'blocks0': self.normal(8, 2, 3, std=0.6),
+                'gather1': torch.from_numpy(self.random.integers(0, 16, 32)), 'blocks1': self.normal(4, out // 4 + 1, 8, std=0.35),
+                'output': torch.from_numpy(self.random.permutation(4 * (out // 4 + 1))[:out]),
+            }
+            return Term('blockdiag', layer, site, parts, {**options, 'stages': 2})
+        width = wide if placement == 'pre' else out
+        order = torch.from_numpy(self.random.permutation(width))
+        back = torch.argsort(order)
+        blocks = [(torch.eye(4, dtype=F64) + self.normal(width // 4, 4, 4, std=0.25)).to(torch.float32).to(F64) for _ in range(2)]
+        if placement == 'pre':
+            return Term('blockdiag', layer, site, {'blocks0': blocks[0], 'gather1': order, 'blocks1': blocks[1], 'output': back}, {**options, 'stages': 2})
+        return Term('blockdiag', layer, site, {'gather0': order, 'blocks0': blocks[0], 'output': back}, {**options, 'stages': 1})
+
+    def normed(self, term: Term) -> Term:
+        """A bottleneck that reads its input through a LayerNorm."""
+        h = self.w.config.hidden_size
+        term.parts |= {'normWeight': self.normal(h, std=0.3, mean=1.0), 'normBias': self.normal(h, std=0.2)}
+        term.options['normEps'] = 1e-5
+        return term
+
+    def mixture(self, first: int, last: int) -> list[Term]:
+        """Every kind of a linear on one site, in no order of theirs."""
+        return [
+            self.chain(first, 'q', 'additive'), self.sparse(first, 'q', 90), self.chain(first, 'q', 'post'), self.diag(first, 'q', 'hgc'),
+            self.rowcol(first, 'q', 'out', 5), self.lowrank(first, 'q', 3), self.chain(first, 'q', 'pre'), self.rowcol(first, 'q', 'in', 4, 'bf16'),
+            self.sparse(last, 'down', 60), self.chain(last, 'down', 'pre'), self.lowrank(last, 'down', 2, 'bf16'), self.rowcol(last, 'down', 'in', 7),
+            self.diag(last, 'v', 'gc'), self.chain(last, 'v', 'post'), self.rowcol(last, 'k', 'out', 3), self.lowrank(last, 'k', 2),
+        ]
+
     def everything(self, layers: list[int], prompt: list[int]) -> list[Term]:
         """Kinds on top of each other: what holds for one alone must hold for all together."""
         first, last = layers[0], layers[-1]
@@ -93,6 +175,20 @@ def sequences(maker: Maker, layers: list[int], prompts: list[list[int]], shared_
         maker.bottleneck(first, 'residualAttn', 'sequential', 'relu'), maker.bottleneck(first, 'residualMlp', 'parallel', 'gelu'),
         maker.bottleneck(last, 'residualAttn', 'parallel', 'gelu_tanh'), maker.bottleneck(last, 'residualMlp', 'sequential', 'identity', False),
     ]
+    rowcols = [
+        maker.rowcol(first, 'q', 'in', 9), maker.rowcol(first, 'q', 'out', 6, 'ternary'), maker.rowcol(last, 'o', 'in', 10, 'int8'),
+        maker.rowcol(last, 'down', 'in', 12, 'bf16'), maker.rowcol(last, 'gate', 'out', 8, 'f16'), maker.rowcol(-1, 'head', 'in', 3, 'ternary'),
+        maker.rowcol(-1, 'head', 'out', 4, 'int8'),
+    ]
+    coded = [
+        maker.coded_lowrank(first, 'q', 6, 'ternary', 'ternary'), maker.coded_lowrank(first, 'v', 3, 'int8', 'int8'),
+        maker.coded_lowrank(last, 'gate', 5, 'ternary', 'bf16'), maker.coded_lowrank(last, 'up', 4, 'f32', 'ternary'),
+        maker.coded_lowrank(last, 'down', 33, 'int8', 'ternary'),
+    ]
+    normed = [
+        maker.bottleneck(first, 'residualAttn', 'sequential', 'relu'), maker.normed(maker.bottleneck(first, 'residualAttn', 'sequential', 'gelu')),
+        maker.normed(maker.bottleneck(last, 'residualMlp', 'parallel', 'silu')), maker.bottleneck(last, 'residualMlp', 'sequential', 'tanh', False),
+    ]
     loras = [maker.lowrank(last, site, rank) for site, rank in zip(('q', 'k', 'v', 'o', 'gate', 'up', 'down'), (8, 3, 1, 16, 2, 5, 17))]
     made = {
         'base': ([], {}),
@@ -106,6 +202,18 @@ def sequences(maker: Maker, layers: list[int], prompts: list[list[int]], shared_
         'bottleneck': (bottlenecks, {}),
         'everything': (maker.everything(layers, prompts[9]), {}),
         'rank gates': (loras + [maker.lowrank(-1, 'embedding', 4)], {'gates': maker.normal(len(prompts[10]), 6)}),
+        'rowcol': (rowcols, {}),
+        'sparse': ([maker.sparse(first, 'v', 70, 'bf16'), maker.sparse(last, 'up', 120), maker.sparse(last, 'o', 300, 'ternary')], {}),
+        'blockdiag pre': ([maker.chain(first, 'k', 'pre'), maker.chain(last, 'gate', 'pre'), maker.chain(last, 'o', 'pre')], {}),
+        'blockdiag post': ([maker.chain(first, 'v', 'post'), maker.chain(last, 'up', 'post'), maker.chain(last, 'q', 'post')], {}),
+        'blockdiag additive': ([maker.chain(first, 'v', 'additive'), maker.chain(last, 'down', 'additive'), maker.chain(last, 'gate', 'additive')], {}),
+        'coded lowrank': (coded, {}),
+        'mid matrix and rank gates': (
+            [maker.coded_lowrank(last, 'o', 7, 'f32', 'bf16', True), maker.coded_lowrank(first, 'up', 3, 'ternary', 'int8', True)],
+            {'gates': maker.normal(len(prompts[17]), 5)},
+        ),
+        'bottlenecks with norms': (normed, {}),
+        'mixture': (maker.mixture(first, last), {}),
         'embedding rows': ([maker.lowrank(first, 'v', 3)], {'embeddings': maker.normal(3, maker.w.config.hidden_size, std=0.5)}),
     }
     if shared_prefix:
@@ -126,9 +234,19 @@ class Writer:
         return place
 
     def term(self, term: Term) -> dict:
-        dtypes = {'a': term.options.get('dtype', 'f32'), 'b': term.options.get('dtype', 'f32'), 'rows': 'u32'}
-        parts = {name: self.tensor(values, dtypes.get(name, 'f32')) for name, values in term.parts.items()}
-        options = {name: value for name, value in term.options.items() if name != 'dtype'}
+        dense = {'a': term.options.get('dtype', 'f32'), 'b': term.options.get('dtype', 'f32')}
+        dtypes = {**dense, **term.options.get('dtypes', {})}
+        scales = term.options.get('scales', {})
+        parts = {}
+        for name, values in term.parts.items():
+            dtype = dtypes.get(name, 'f32') if values.dtype == F64 else 'u32'
+            if name in scales:
+                place = self.tensor(scales[name])
+                self.tensor((values / scales[name][:, None]).round())
+                parts[name] = {**place, 'shape': list(values.shape), 'dtype': dtype}
+            else:
+                parts[name] = self.tensor(values, dtype)
+        options = {name: value for name, value in term.options.items() if name not in ('dtype', 'dtypes', 'scales')}
         return {'kind': term.kind, 'layer': term.layer, 'site': term.site, **options, **parts}
 
     def logits(self, values: torch.Tensor) -> int:
@@ -144,7 +262,7 @@ def write_terms(name: str, layers: list[int], shared_prefix: bool, folder: str, 
     spec = next(spec for spec in MODELS if spec.name == name)
     weights = take_apart(load_model(spec, folder, F64))
     vocab = weights.config.vocab_size
-    prompts = random_prompts(seed_of(name, 'term prompts'), [9, 12, 7, 20, 5, 11, 8, 24, 13, 10, 14, 9, 22, 16], vocab)
+    prompts = random_prompts(seed_of(name, 'term prompts'), [9, 12, 7, 20, 5, 11, 8, 24, 13, 10, 14, 9, 22, 16, 8, 9, 12, 10, 9, 16, 9, 22, 16], vocab)
     maker = Maker(weights, seed_of(name, 'terms'))
     writer, entries = Writer(), []
     base_logits = {}

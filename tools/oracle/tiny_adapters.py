@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from tiny_models import TinyModel, round_bf16, seed_of
 
+# Fields of adapter_config.json that peft keeps as sets.
+SET_FIELDS = ('target_modules', 'exclude_modules', 'feedforward_modules', 'modules_to_save')
+
 LINEARS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
 
 
@@ -74,8 +77,9 @@ def tidy_config(path: str, base: str) -> None:
     with open(path, encoding='utf-8') as file:
         config = json.load(file)
     config['base_model_name_or_path'] = base
-    if isinstance(config['target_modules'], list):
-        config['target_modules'].sort()
+    for field in SET_FIELDS:
+        if isinstance(config.get(field), list):
+            config[field].sort()
     with open(path, 'w', encoding='utf-8') as file:
         json.dump(config, file, indent=2, sort_keys=True)
 

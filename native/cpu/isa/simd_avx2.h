@@ -14,11 +14,14 @@ struct Simd {
   static constexpr int32_t kLanes = 8;
   static constexpr int32_t kRegisters = 16;
   static constexpr int32_t kUnroll = 4;
+  static constexpr int32_t kChains = 2;
   static constexpr bool kDotBf16 = false;
   static constexpr const char* kName = "avx2";
 
   using F = __m256;
   using Mask = __m256;
+  using Codes = __m256i;
+  using Index = __m256i;
 
   MF_INLINE F zero() { return _mm256_setzero_ps(); }
   MF_INLINE F set(float x) { return _mm256_set1_ps(x); }
@@ -78,7 +81,47 @@ struct Simd {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
   }
 
+  MF_INLINE F widen(const int8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  }
+
+  MF_INLINE Codes load_codes(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  // A permutation takes the low three bits of each code word as the place in a table.
+  MF_INLINE F ternary(Codes c) {
+    return _mm256_permutevar8x32_ps(_mm256_setr_ps(0, 1, -1, 0, 0, 1, -1, 0), c);
+  }
+  MF_INLINE F ternary_next(Codes c) { return ternary(_mm256_srli_epi32(c, 2)); }
+  MF_INLINE Codes skip_two(Codes c) { return _mm256_srli_epi32(c, 4); }
+
+  MF_INLINE Index load_index(const uint16_t* p) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  MF_INLINE Index load_index(const uint32_t* p) { return load_codes(p); }
+  MF_INLINE F gather(const float* x, Index i) { return _mm256_i32gather_ps(x, i, 4); }
+  MF_INLINE F gather_signed(const float* x, const uint16_t* p) {
+    return signed_columns<15>(x, load_index(p));
+  }
+  MF_INLINE F gather_signed(const float* x, const uint8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return signed_columns<7>(x, _mm256_cvtepu8_epi32(bytes));
+  }
+
   MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+ private:
+  template <int32_t kBits>
+  MF_INLINE F signed_columns(const float* x, Index both) {
+    const __m256i none = _mm256_set1_epi32((1 << kBits) - 1);
+    const __m256i column = _mm256_and_si256(both, none);
+    const __m256i unused = _mm256_cmpeq_epi32(column, none);
+    const __m256i used = _mm256_xor_si256(unused, _mm256_set1_epi32(-1));
+    const F value = _mm256_mask_i32gather_ps(zero(), x, column, _mm256_castsi256_ps(used), 4);
+    const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(both, kBits), 31);
+    return _mm256_xor_ps(value, _mm256_castsi256_ps(sign));
+  }
 };
 
 }  // namespace manyfold::avx2

@@ -16,9 +16,12 @@ struct Lanes {
   static constexpr int32_t kLanes = 16;
   static constexpr int32_t kRegisters = 32;
   static constexpr int32_t kUnroll = 4;
+  static constexpr int32_t kChains = 4;
 
   using F = __m512;
   using Mask = __mmask16;
+  using Codes = __m512i;
+  using Index = __m512i;
 
   MF_INLINE F zero() { return _mm512_setzero_ps(); }
   MF_INLINE F set(float x) { return _mm512_set1_ps(x); }
@@ -75,6 +78,46 @@ struct Lanes {
     const Mask nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
     const __m512i top = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, rounded, quiet), 16);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(top));
+  }
+
+  MF_INLINE F widen(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
+
+  MF_INLINE Codes load_codes(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  // A permutation takes the low four bits of each code word as the place in a table: two values.
+  MF_INLINE F ternary(Codes c) {
+    return _mm512_permutexvar_ps(
+        c, _mm512_setr_ps(0, 1, -1, 0, 0, 1, -1, 0, 0, 1, -1, 0, 0, 1, -1, 0));
+  }
+  MF_INLINE F ternary_next(Codes c) {
+    return _mm512_permutexvar_ps(
+        c, _mm512_setr_ps(0, 0, 0, 0, 1, 1, 1, 1, -1, -1, -1, -1, 0, 0, 0, 0));
+  }
+  MF_INLINE Codes skip_two(Codes c) { return _mm512_srli_epi32(c, 4); }
+
+  MF_INLINE Index load_index(const uint16_t* p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  MF_INLINE Index load_index(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  MF_INLINE F gather(const float* x, Index i) { return _mm512_i32gather_ps(i, x, 4); }
+  MF_INLINE F gather_signed(const float* x, const uint16_t* p) {
+    const __m512i both = load_index(p);
+    const __m512i column = _mm512_and_si512(both, _mm512_set1_epi32(0x7fff));
+    const Mask used = _mm512_cmpneq_epi32_mask(column, _mm512_set1_epi32(0x7fff));
+    const F value = _mm512_mask_i32gather_ps(zero(), used, column, x, 4);
+    const __m512i sign = _mm512_slli_epi32(_mm512_srli_epi32(both, 15), 31);
+    return _mm512_xor_ps(value, _mm512_castsi512_ps(sign));
+  }
+  MF_INLINE F gather_signed(const float* x, const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m512i both = _mm512_cvtepu8_epi32(bytes);
+    const __m512i column = _mm512_and_si512(both, _mm512_set1_epi32(0x7f));
+    const Mask used = _mm512_cmpneq_epi32_mask(column, _mm512_set1_epi32(0x7f));
+    const F value = _mm512_mask_i32gather_ps(zero(), used, column, x, 4);
+    const __m512i sign = _mm512_slli_epi32(_mm512_srli_epi32(both, 7), 31);
+    return _mm512_xor_ps(value, _mm512_castsi512_ps(sign));
   }
 
   MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -20,6 +20,8 @@ struct Simd {
   static constexpr int32_t kRegisters = 32;
   // Steps of a tile's loop that are written out one after the other.
   static constexpr int32_t kUnroll = 1;
+  // Sums of one inner product of an adapter's REDUCE that run beside each other.
+  static constexpr int32_t kChains = 4;
   // Whether bf16 weights are multiplied in pairs, by bf16 inputs.
   static constexpr bool kDotBf16 = kWithDot;
   static constexpr const char* kName = kWithDot ? "emulated-bf16" : "emulated";
@@ -33,6 +35,10 @@ struct Simd {
   struct Pairs {
     uint16_t half[2 * kLanes];
   };
+  struct Codes {
+    uint32_t word[kLanes];
+  };
+  using Index = Codes;
 
   MF_CALL F zero() { return set(0.0f); }
   MF_CALL F set(float x) {
@@ -184,9 +190,66 @@ struct Simd {
     return out;
   }
 
+  // kLanes signed bytes.
+  MF_CALL F widen(const int8_t* p) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = p[i];
+    return out;
+  }
+
+  // Words of ternary values, two bits each from the lowest on: 0, 1, or 2 for -1.
+  MF_CALL Codes load_codes(const uint32_t* p) {
+    Codes out;
+    std::memcpy(out.word, p, sizeof(out.word));
+    return out;
+  }
+  // The lowest value of each word, and the one after it.
+  MF_CALL F ternary(const Codes& c) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = ternary_value(c.word[i]);
+    return out;
+  }
+  MF_CALL F ternary_next(const Codes& c) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = ternary_value(c.word[i] >> 2);
+    return out;
+  }
+  MF_CALL Codes skip_two(const Codes& c) {
+    Codes out;
+    for (int32_t i = 0; i < kLanes; ++i) out.word[i] = c.word[i] >> 4;
+    return out;
+  }
+
+  MF_CALL Index load_index(const uint16_t* p) {
+    Index out;
+    for (int32_t i = 0; i < kLanes; ++i) out.word[i] = p[i];
+    return out;
+  }
+  MF_CALL Index load_index(const uint32_t* p) { return load_codes(p); }
+  MF_CALL F gather(const float* x, const Index& index) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = x[index.word[i]];
+    return out;
+  }
+  // ± x[column]: the highest bit is the sign, the others the column; all ones: nothing.
+  template <class Column>
+  MF_CALL F gather_signed(const float* x, const Column* p) {
+    constexpr uint32_t kNone = (1u << (8 * sizeof(Column) - 1)) - 1;
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) {
+      const uint32_t column = p[i] & kNone;
+      const float value = column == kNone ? 0.0f : x[column];
+      out.lane[i] = p[i] > kNone ? -value : value;
+    }
+    return out;
+  }
+
   MF_INLINE void prefetch(const void*) {}
 
  private:
+  MF_INLINE float ternary_value(uint32_t word) {
+    return (word & 3) == 1 ? 1.0f : (word & 3) == 2 ? -1.0f : 0.0f;
+  }
   MF_INLINE float to_float(uint16_t half) {
     const uint32_t bits = static_cast<uint32_t>(half) << 16;
     float out;

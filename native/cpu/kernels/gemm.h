@@ -84,7 +84,7 @@ void pack_panel(const float* rows, int32_t count, int32_t cols, typename P::Weig
       if constexpr (sizeof(typename P::Weight) == 2) {
         panel[P::index(row, col)] = f32_to_bf16(value);
       } else {
-        panel[P::index(row, col)] = value;
+        panel[P::index(row, col)] = static_cast<typename P::Weight>(value);
       }
     }
   }

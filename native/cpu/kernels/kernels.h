@@ -15,6 +15,7 @@
 #include "../../core/dtype.h"
 #include "../../core/model_config.h"
 #include "../../core/step.h"
+#include "../../core/terms.h"
 
 namespace manyfold {
 
@@ -46,10 +47,23 @@ struct GemmArgs {
   TileCounts* counts = nullptr;
 };
 
-// v[m, r] = factor[r] · gate(m, r) · Σ_k A[r, k] · x[rows[m], k] for ranks of vectors vector0 ..
+// How an adapter's factor is stored: plain values, signed bytes, or two-bit codes of -1, 0 and 1.
+// Scales of the last two belong into ReduceArgs::factor and SpreadArgs::out_diag.
+class FactorType {
+ public:
+  enum Value : uint8_t { kF32, kBf16, kInt8, kTernary };
+  constexpr FactorType(Value value) : value_(value) {}
+  constexpr FactorType(Dtype dtype) : value_(dtype == Dtype::kF32 ? kF32 : kBf16) {}
+  constexpr operator Value() const { return value_; }
+
+ private:
+  Value value_;
+};
+
+// v[m, r] = factor[r] · Σ_k A[r, k] · x[rows[m], k] for ranks of vectors vector0 ..
 // vector1 - 1 (of `lanes` ranks each). A is packed by pack_reduce.
 struct ReduceArgs {
-  Dtype dtype = Dtype::kF32;
+  FactorType dtype = FactorType::kF32;
   const std::byte* a = nullptr;
   int32_t ranks = 0, cols = 0;
   int32_t vector0 = 0, vector1 = 0;
@@ -65,7 +79,7 @@ struct ReduceArgs {
 // y[rows[m], n] += e[n] · Σ_r B[n, r] · v[m, r] for outputs of panels panel0 .. panel1 - 1 of
 // spread_rows outputs each. B is packed as panels of spread_rows (pack_spread).
 struct SpreadArgs {
-  Dtype dtype = Dtype::kF32;
+  FactorType dtype = FactorType::kF32;
   const std::byte* b = nullptr;
   int32_t rank = 0;
   int32_t panel0 = 0, panel1 = 0;
@@ -76,6 +90,50 @@ struct SpreadArgs {
   const float* out_diag = nullptr;  // padded like the outputs, or null
   float* y = nullptr;
   int64_t y_stride = 0;
+};
+
+// What the entries of SlicedArgs are: ±1 (the highest bit of a column; all other bits set: no
+// entry), or values beside the columns (padding: column 0, value 0).
+enum class SlicedEntries : uint8_t { kSigns, kBf16, kF32 };
+
+// Outputs of a window are sorted by their entries before they are cut into slices.
+inline constexpr int32_t kSliceWindow = 64;
+inline constexpr uint8_t kNoPlace = 255;
+
+// Sparse rows. Slice s holds outputs s · lanes .. of the sorted order, and steps steps[s] ..
+// steps[s + 1] - 1 of `lanes` entries each. sum[o] = Σ value · x[x_rows[m], column]; then
+// out[m, o] = factor[o] · sum[o] without places, and with them out[out_rows[m], window of o +
+// places[o]] += factor[o] · sum[o].
+struct SlicedArgs {
+  SlicedEntries entries = SlicedEntries::kSigns;
+  int32_t column_bytes = 2;  // 1 (signs), 2, or 4 (values)
+  const std::byte* columns = nullptr;
+  const std::byte* values = nullptr;
+  const uint32_t* steps = nullptr;
+  const uint8_t* places = nullptr;  // kNoPlace: beyond the last output
+  const float* factor = nullptr;    // in the sorted order, whole slices; null: 1
+  int32_t slice0 = 0, slice1 = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const int32_t* x_rows = nullptr;  // null: 0, 1, …
+  int32_t count = 0;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  const int32_t* out_rows = nullptr;
+};
+
+// out[m, o] = Σ_c values[o, c] · x[m, starts[o] + c] for all outputs, o's block being o /
+// block_outputs. Packed by pack_blocks; out is written up to whole vectors.
+struct BlockArgs {
+  FactorType dtype = FactorType::kF32;  // kF32 or kBf16
+  const std::byte* values = nullptr;
+  int32_t outputs = 0, block_outputs = 0, inputs = 0;
+  const uint32_t* starts = nullptr;  // [outputs, rounded up to lanes]
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  int32_t count = 0;
+  float* out = nullptr;
+  int64_t out_stride = 0;
 };
 
 // Keys and values of one kv head in pages of kPageTokens tokens: a page of K is
@@ -126,14 +184,21 @@ struct Kernels {
   void (*round_inputs)(const float* x, int64_t n, uint16_t* out);
   void (*gemm)(const GemmArgs& args);
 
-  // Adapters' factors.
+  // Adapters' factors. What is packed are values that the type holds exactly.
   int32_t (*spread_rows)();
-  size_t (*spread_bytes)(Dtype dtype, int32_t out, int32_t rank);
-  void (*pack_spread)(Dtype dtype, const float* b, int32_t out, int32_t rank, std::byte* packed);
-  size_t (*reduce_bytes)(Dtype dtype, int32_t ranks, int32_t cols);
-  void (*pack_reduce)(Dtype dtype, const float* a, int32_t ranks, int32_t cols, std::byte* packed);
+  size_t (*spread_bytes)(FactorType dtype, int32_t out, int32_t rank);
+  void (*pack_spread)(FactorType dtype, const float* b, int32_t out, int32_t rank,
+                      std::byte* packed);
+  size_t (*reduce_bytes)(FactorType dtype, int32_t ranks, int32_t cols);
+  void (*pack_reduce)(FactorType dtype, const float* a, int32_t ranks, int32_t cols,
+                      std::byte* packed);
   void (*reduce)(const ReduceArgs& args);
   void (*spread)(const SpreadArgs& args);
+  void (*sliced)(const SlicedArgs& args);
+  size_t (*block_bytes)(FactorType dtype, int32_t outputs, int32_t inputs);
+  void (*pack_blocks)(FactorType dtype, const float* values, int32_t outputs, int32_t inputs,
+                      std::byte* packed);
+  void (*blocks)(const BlockArgs& args);
 
   // Attention. One token's key and value [head_dim] into their page.
   void (*append_key)(Dtype dtype, const float* k, int32_t head_dim, int32_t token, std::byte* page);
@@ -146,10 +211,19 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int32_t n, float eps, float* out);
   // Rotates one head of 2 · half values; cos and sin [half].
   void (*rotate)(float* x, int32_t half, const float* cos, const float* sin);
-  // y += x, and out = act(gate) ⊙ up; n a multiple of lanes.
+  // y += x, y *= x, y += factor · x, and out = act(gate) ⊙ up; n a multiple of lanes.
   void (*add)(const float* x, int64_t n, float* y);
+  void (*multiply)(const float* x, int64_t n, float* y);
+  void (*add_scaled)(const float* x, float factor, int64_t n, float* y);
   void (*activate)(Activation activation, const float* gate, const float* up, int64_t n,
                    float* out);
+  // out[i] = x[index[i]], and x = act(x + bias) (bias may be null); n a multiple of lanes.
+  void (*gather)(const float* x, const uint32_t* index, int64_t n, float* out);
+  void (*activate_bottleneck)(BottleneckActivation activation, const float* bias, int64_t n,
+                              float* x);
+  // Any n; out may be x. weight and bias are padded with zeros to whole vectors.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int32_t n, float eps,
+                     float* out);
 };
 
 }  // namespace manyfold

@@ -122,4 +122,127 @@ void activate(Activation activation, const float* gate, const float* up, int64_t
   }
 }
 
+// y *= x.
+template <class S>
+void multiply(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; i += S::kLanes)
+    S::store(y + i, S::mul(S::load(y + i), S::load(x + i)));
+}
+
+// y += factor · x.
+template <class S>
+void add_scaled(const float* x, float factor, int64_t n, float* y) {
+  const auto f = S::set(factor);
+  for (int64_t i = 0; i < n; i += S::kLanes)
+    S::store(y + i, S::fma(f, S::load(x + i), S::load(y + i)));
+}
+
+// out[i] = x[index[i]].
+template <class S>
+void gather_row(const float* x, const uint32_t* index, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += S::kLanes)
+    S::store(out + i, S::gather(x, S::load_index(index + i)));
+}
+
+// tanh with a relative error of about 2e-7: an odd polynomial near zero, where the quotient of
+// exponentials would lose its digits.
+template <class S>
+MF_FLATTEN typename S::F hyperbolic_tangent(typename S::F x) {
+  using F = typename S::F;
+  const F one = S::set(1.0f), square = S::mul(x, x);
+  F p = S::set(-5.70498872745e-3f);
+  p = S::fma(p, square, S::set(2.06390887954e-2f));
+  p = S::fma(p, square, S::set(-5.37397155531e-2f));
+  p = S::fma(p, square, S::set(1.33314422036e-1f));
+  p = S::fma(p, square, S::set(-3.33332819422e-1f));
+  const F near = S::fma(S::mul(p, square), x, x);
+  const F power = exponential<S>(S::add(x, x));
+  const F far = S::sub(one, S::div(S::set(2.0f), S::add(power, one)));
+  return S::select(S::less(square, S::set(0.390625f)), near, far);
+}
+
+// x Φ(x) = x · erfc(-x / √2) / 2. erfc(z) for z >= 0 is a polynomial in 1 / (1 + p z) times e^-z²
+// (Abramowitz and Stegun 7.1.26, error below 1.5e-7 in all).
+template <class S>
+MF_FLATTEN typename S::F gauss_error_unit(typename S::F x) {
+  using F = typename S::F;
+  const F one = S::set(1.0f);
+  const F z = S::mul(S::max(x, S::sub(S::zero(), x)), S::set(0.70710678f));
+  const F t = S::div(one, S::fma(S::set(0.3275911f), z, one));
+  F p = S::set(1.061405429f);
+  p = S::fma(p, t, S::set(-1.453152027f));
+  p = S::fma(p, t, S::set(1.421413741f));
+  p = S::fma(p, t, S::set(-0.284496736f));
+  p = S::fma(p, t, S::set(0.254829592f));
+  const F tail = S::mul(S::mul(p, t), exponential<S>(S::sub(S::zero(), S::mul(z, z))));
+  const F half = S::mul(S::set(0.5f), tail);
+  return S::mul(x, S::select(S::less(x, S::zero()), half, S::sub(one, half)));
+}
+
+template <class S>
+MF_FLATTEN typename S::F bottleneck_unit(BottleneckActivation activation, typename S::F x) {
+  using F = typename S::F;
+  const F one = S::set(1.0f);
+  switch (activation) {
+    case BottleneckActivation::kIdentity:
+      return x;
+    case BottleneckActivation::kRelu:
+      return S::select(S::less(S::zero(), x), x, S::zero());
+    case BottleneckActivation::kGelu:
+      return gauss_error_unit<S>(x);
+    case BottleneckActivation::kGeluTanh: {
+      const F cubic = S::fma(S::mul(x, x), S::set(0.044715f), one);
+      const F power = S::mul(S::mul(x, cubic), S::set(-1.5957691216057308f));
+      return S::div(x, S::add(one, exponential<S>(power)));
+    }
+    case BottleneckActivation::kSilu:
+      return S::div(x, S::add(one, exponential<S>(S::sub(S::zero(), x))));
+    case BottleneckActivation::kTanh:
+      return hyperbolic_tangent<S>(x);
+  }
+  return x;
+}
+
+// x = act(x + bias); bias may be null.
+template <class S>
+void activate_bottleneck(BottleneckActivation activation, const float* bias, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; i += S::kLanes) {
+    auto v = S::load(x + i);
+    if (bias != nullptr) v = S::add(v, S::load(bias + i));
+    S::store(x + i, bottleneck_unit<S>(activation, v));
+  }
+}
+
+// (x - mean) / sqrt(variance + eps) ⊙ weight + bias. Any n; weight and bias are padded, and so is
+// out, whose padding becomes zero.
+template <class S>
+void layer_norm(const float* x, const float* weight, const float* bias, int32_t n, float eps,
+                float* out) {
+  using F = typename S::F;
+  const int32_t whole = n / S::kLanes * S::kLanes;
+  const Tail<S> tail(x + whole, n - whole);
+  F sum = S::zero();
+  for (int32_t i = 0; i < whole; i += S::kLanes) sum = S::add(sum, S::load(x + i));
+  sum = S::add(sum, S::load(tail.lane));
+  const F mean = S::set(S::sum(sum) / static_cast<float>(n));
+  F squares = S::zero();
+  for (int32_t i = 0; i < whole; i += S::kLanes) {
+    const F d = S::sub(S::load(x + i), mean);
+    squares = S::fma(d, d, squares);
+  }
+  const auto in_row = S::less(S::lane_numbers(), S::set(static_cast<float>(n - whole)));
+  const F last = S::select(in_row, S::sub(S::load(tail.lane), mean), S::zero());
+  squares = S::fma(last, last, squares);
+  const float variance = S::sum(squares) / static_cast<float>(n);
+  const F inverse = S::set(1.0f / __builtin_sqrtf(variance + eps));
+  for (int32_t i = 0; i < whole; i += S::kLanes) {
+    const F d = S::mul(S::sub(S::load(x + i), mean), inverse);
+    S::store(out + i, S::fma(d, S::load(weight + i), S::load(bias + i)));
+  }
+  if (whole < n) {
+    const F y = S::fma(S::mul(last, inverse), S::load(weight + whole), S::load(bias + whole));
+    S::store(out + whole, S::select(in_row, y, S::zero()));
+  }
+}
+
 }  // namespace manyfold::kernels

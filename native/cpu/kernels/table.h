@@ -6,9 +6,11 @@
 #pragma once
 
 #include "attention.h"
+#include "blocks.h"
 #include "gemm.h"
 #include "lowrank.h"
 #include "rows.h"
+#include "sparse.h"
 
 namespace manyfold::kernels {
 
@@ -50,51 +52,84 @@ struct Typed {
   }
 
   static int32_t spread_rows() { return Spread32::kRows; }
-  static size_t spread_bytes(Dtype dtype, int32_t out, int32_t rank) {
-    const int64_t panels = (out + Spread32::kRows - 1) / Spread32::kRows;
-    return static_cast<size_t>(panels * panel_elements<Spread32>(rank)) *
-           (dtype == Dtype::kF32 ? 4 : 2);
-  }
-  template <class P>
-  static void pack_spread_panels(const float* b, int32_t out, int32_t rank, std::byte* packed) {
-    auto* panel = reinterpret_cast<typename P::Weight*>(packed);
-    for (int32_t row = 0; row < out; row += P::kRows, panel += panel_elements<P>(rank)) {
-      const int32_t count = out - row < P::kRows ? out - row : P::kRows;
-      pack_panel<P>(b + int64_t{row} * rank, count, rank, panel);
+  // Calls use(P) with an object of the panel type.
+  template <class Use>
+  static auto with_spread(FactorType dtype, const Use& use) {
+    switch (dtype) {
+      case FactorType::kBf16:
+        return use(Spread16{});
+      case FactorType::kInt8:
+        return use(Int8Panel<S>{});
+      case FactorType::kTernary:
+        return use(TernaryPanel<S>{});
+      default:
+        return use(Spread32{});
     }
   }
-  static void pack_spread(Dtype dtype, const float* b, int32_t out, int32_t rank,
+  static size_t spread_bytes(FactorType dtype, int32_t out, int32_t rank) {
+    return with_spread(dtype, [&](auto panel) {
+      using P = decltype(panel);
+      const int64_t panels = (out + P::kRows - 1) / P::kRows;
+      return static_cast<size_t>(panels * panel_elements<P>(rank)) * sizeof(typename P::Weight);
+    });
+  }
+  static void pack_spread(FactorType dtype, const float* b, int32_t out, int32_t rank,
                           std::byte* packed) {
-    if (dtype == Dtype::kF32) {
-      pack_spread_panels<Spread32>(b, out, rank, packed);
-    } else {
-      pack_spread_panels<Spread16>(b, out, rank, packed);
-    }
+    with_spread(dtype, [&](auto of_type) {
+      using P = decltype(of_type);
+      auto* panel = reinterpret_cast<typename P::Weight*>(packed);
+      for (int32_t row = 0; row < out; row += P::kRows, panel += panel_elements<P>(rank)) {
+        const int32_t count = out - row < P::kRows ? out - row : P::kRows;
+        if constexpr (P::kDepth == kWordValues) {
+          pack_ternary_panel<S>(b + int64_t{row} * rank, count, rank, panel);
+        } else {
+          pack_panel<P>(b + int64_t{row} * rank, count, rank, panel);
+        }
+      }
+    });
   }
   static void add_spread(const SpreadArgs& a) {
-    if (a.dtype == Dtype::kF32) {
-      spread<S, Spread32>(a);
-    } else {
-      spread<S, Spread16>(a);
+    with_spread(a.dtype, [&](auto panel) { spread<S, decltype(panel)>(a); });
+  }
+
+  // Calls use(stored element).
+  template <class Use>
+  static auto with_factor(FactorType dtype, const Use& use) {
+    switch (dtype) {
+      case FactorType::kBf16:
+        return use(uint16_t{});
+      case FactorType::kInt8:
+        return use(int8_t{});
+      case FactorType::kTernary:
+        return use(uint32_t{});
+      default:
+        return use(float{});
     }
   }
-  static size_t factor_bytes(Dtype dtype, int32_t ranks, int32_t cols) {
-    return dtype == Dtype::kF32 ? reduce_bytes<S, float>(ranks, cols)
-                                : reduce_bytes<S, uint16_t>(ranks, cols);
+  static size_t factor_bytes(FactorType dtype, int32_t ranks, int32_t cols) {
+    return with_factor(dtype,
+                       [&](auto value) { return reduce_bytes<S, decltype(value)>(ranks, cols); });
   }
-  static void pack_factor(Dtype dtype, const float* a, int32_t ranks, int32_t cols,
+  static void pack_factor(FactorType dtype, const float* a, int32_t ranks, int32_t cols,
                           std::byte* packed) {
-    if (dtype == Dtype::kF32) {
-      pack_reduce<S>(a, ranks, cols, reinterpret_cast<float*>(packed));
-    } else {
-      pack_reduce<S>(a, ranks, cols, reinterpret_cast<uint16_t*>(packed));
-    }
+    with_factor(dtype, [&](auto value) {
+      pack_reduce<S>(a, ranks, cols, reinterpret_cast<decltype(value)*>(packed));
+    });
   }
   static void reduce_rows(const ReduceArgs& a) {
-    if (a.dtype == Dtype::kF32) {
-      reduce<S, float>(a);
+    with_factor(a.dtype, [&](auto value) { reduce<S, decltype(value)>(a); });
+  }
+
+  static size_t block_bytes(FactorType dtype, int32_t outputs, int32_t inputs) {
+    const int64_t values = (outputs + S::kLanes - 1) / S::kLanes * S::kLanes * int64_t{inputs};
+    return static_cast<size_t>(values) * (dtype == FactorType::kBf16 ? 2 : 4);
+  }
+  static void pack_block(FactorType dtype, const float* values, int32_t outputs, int32_t inputs,
+                         std::byte* packed) {
+    if (dtype == FactorType::kBf16) {
+      pack_blocks<S>(values, outputs, inputs, reinterpret_cast<uint16_t*>(packed));
     } else {
-      reduce<S, uint16_t>(a);
+      pack_blocks<S>(values, outputs, inputs, reinterpret_cast<float*>(packed));
     }
   }
 
@@ -134,6 +169,10 @@ constexpr Kernels make_kernels() {
       .pack_reduce = T::pack_factor,
       .reduce = T::reduce_rows,
       .spread = T::add_spread,
+      .sliced = sliced<S>,
+      .block_bytes = T::block_bytes,
+      .pack_blocks = T::pack_block,
+      .blocks = blocks<S>,
       .append_key = T::key,
       .append_value = T::value,
       .attention_scratch = attention_scratch<S>,
@@ -141,7 +180,12 @@ constexpr Kernels make_kernels() {
       .rms_norm = rms_norm<S>,
       .rotate = rotate<S>,
       .add = add<S>,
+      .multiply = multiply<S>,
+      .add_scaled = add_scaled<S>,
       .activate = activate<S>,
+      .gather = gather_row<S>,
+      .activate_bottleneck = activate_bottleneck<S>,
+      .layer_norm = layer_norm<S>,
   };
 }
 

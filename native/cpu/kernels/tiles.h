@@ -73,9 +73,9 @@ struct Bf16DotPanel {
   }
 };
 
-// [steps][lanes] plain values, bf16 or float32, one vector wide. Steps may stand closer than a
-// vector (kStep is the caller's then): lanes that hold the neighbour's values give sums that nobody
-// reads.
+// [steps][lanes] plain values (float32, bf16 or signed bytes), one vector wide. Steps may stand
+// closer than a vector (kStep is the caller's then): lanes that hold the neighbour's values give
+// sums that nobody reads.
 template <class S, class T>
 struct RowPanel {
   using Weight = T;
@@ -85,7 +85,7 @@ struct RowPanel {
   static constexpr int32_t kVectors = 1, kDepth = 1, kRows = S::kLanes, kStep = kRows;
 
   MF_INLINE void load(const Weight* p, Loaded* w) {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (sizeof(T) < 4) {
       w[0] = S::widen(p);
     } else {
       w[0] = S::load(p);
@@ -95,6 +95,26 @@ struct RowPanel {
   MF_INLINE typename S::F multiply(Loaded w, Factor x, typename S::F sum) {
     return S::fma(w, x, sum);
   }
+};
+
+// [cols][2 · lanes] signed bytes.
+template <class S>
+struct Int8Panel {
+  using Weight = int8_t;
+  using Input = float;
+  using Loaded = typename S::F;
+  using Factor = typename S::F;
+  static constexpr int32_t kVectors = 2, kDepth = 1, kRows = 2 * S::kLanes, kStep = kRows;
+
+  MF_INLINE void load(const Weight* p, Loaded* w) {
+    w[0] = S::widen(p);
+    w[1] = S::widen(p + S::kLanes);
+  }
+  MF_INLINE Factor broadcast(const Input* x) { return S::set(*x); }
+  MF_INLINE typename S::F multiply(Loaded w, Factor x, typename S::F sum) {
+    return S::fma(w, x, sum);
+  }
+  MF_INLINE int64_t index(int32_t row, int32_t col) { return int64_t{col} * kRows + row; }
 };
 
 template <class P>
@@ -148,17 +168,19 @@ MF_FLATTEN void for_row_tiles(int32_t rows, const Tile& tile) {
   }
 }
 
-// Rows of the largest tile that for_row_tiles makes.
+// Tiles that for_row_tiles makes, and rows of the largest one.
+MF_FLATTEN int32_t row_tiles(int32_t rows) {
+  return (rows + kMaxTileRows - 1) / kMaxTileRows;
+}
 MF_FLATTEN int32_t largest_tile(int32_t rows) {
-  const int32_t tiles = (rows + kMaxTileRows - 1) / kMaxTileRows;
+  const int32_t tiles = row_tiles(rows);
   return tiles == 0 ? 1 : (rows + tiles - 1) / tiles;
 }
 
-// Calls group(Count<panels>, first panel) for panel0 .. panel1 - 1, as many at once as tiles of
-// `rows` rows can hold.
-template <class S, class P, class Group>
-MF_FLATTEN void for_panel_groups(int32_t panel0, int32_t panel1, int32_t rows, const Group& group) {
-  const int32_t most = panels_at_once<S, P>(rows);
+// Calls group(Count<panels>, first panel) for panel0 .. panel1 - 1, at most `most` (1 to 4) at
+// once.
+template <class Group>
+MF_FLATTEN void for_groups(int32_t panel0, int32_t panel1, int32_t most, const Group& group) {
   for (int32_t panel = panel0; panel < panel1;) {
     const int32_t left = panel1 - panel;
     const int32_t n = left < most ? left : most;
@@ -180,17 +202,30 @@ MF_FLATTEN void for_panel_groups(int32_t panel0, int32_t panel1, int32_t rows, c
   }
 }
 
+// As many at once as tiles of `rows` rows can hold.
+template <class S, class P, class Group>
+MF_FLATTEN void for_panel_groups(int32_t panel0, int32_t panel1, int32_t rows, const Group& group) {
+  for_groups(panel0, panel1, panels_at_once<S, P>(rows), group);
+}
+
 // Where to look ahead: `lines` cache lines are prefetched every S::kUnroll steps, from `next` on.
 struct Ahead {
   const char* next = nullptr;
   int64_t lines = 0;
 };
 
-// Spreads the prefetch of `bytes` from `next` on over `tiles` passes of `steps` steps each.
+// Spreads the prefetch of `bytes` from `next` on over `tiles` passes that look ahead `blocks` times
+// each.
+template <class S>
+MF_FLATTEN Ahead look_ahead_in(const void* next, int64_t bytes, int64_t blocks, int32_t tiles) {
+  const int64_t times = blocks * tiles;
+  return {static_cast<const char*>(next), times == 0 ? 0 : (bytes / 64 + times - 1) / times};
+}
+
+// The same for tiles of `rows` rows over `steps` steps.
 template <class S>
 MF_FLATTEN Ahead look_ahead(const void* next, int64_t bytes, int64_t steps, int32_t rows) {
-  const int64_t blocks = steps / S::kUnroll * ((rows + kMaxTileRows - 1) / kMaxTileRows);
-  return {static_cast<const char*>(next), blocks == 0 ? 0 : (bytes / 64 + blocks - 1) / blocks};
+  return look_ahead_in<S>(next, bytes, steps / S::kUnroll, row_tiles(rows));
 }
 
 // The accumulators of one tile.

@@ -144,7 +144,7 @@ void ReferenceOps::embed_row(int32_t r) {
   std::copy_n(from, model_.hidden, out);
   if (terms != nullptr) {
     for (const LowRankValues& term : terms->lowrank) {
-      scratch_.resize(static_cast<size_t>(term.rank));
+      scratch_.resize(2 * static_cast<size_t>(term.rank));
       lowrank_one_hot(term.view(), token, gate_of(r), plan_.gate_width, scratch_.data(), out);
     }
   }
@@ -169,15 +169,18 @@ void ReferenceOps::linear(std::span<const LinearOut> outs, Buffer in) {
     apply_linear({out.site, all_rows_, row(in, 0), row(out.out, 0)});
 }
 
-// out = W (h ⊙ x), each weight row read once for all rows of the batch.
+// out = W M (h ⊙ x), each weight row read once for all rows of the batch.
 void ReferenceOps::base_products(const LinearCall& call, WeightShape shape) {
   const size_t cols = static_cast<size_t>(shape.cols);
   inputs_.assign(call.in, call.in + call.plan_rows.size() * cols);
   for (size_t i = 0; i < call.plan_rows.size(); ++i) {
     const SiteTerms* terms = terms_at(call.plan_rows[i], call.site);
-    if (terms == nullptr || !terms->diag || terms->diag->h.empty()) continue;
+    if (terms == nullptr) continue;
     float* u = inputs_.data() + i * cols;
-    multiply_row(terms->diag->h.data(), u, shape.cols, u);
+    if (terms->diag && !terms->diag->h.empty()) {
+      multiply_row(terms->diag->h.data(), u, shape.cols, u);
+    }
+    if (terms->pre) terms->pre->replace(u, scratch(terms->pre->scratch_floats()));
   }
   const float* w = weights_.matrix(call.site);
   for (int32_t o = 0; o < shape.rows; ++o) {
@@ -211,13 +214,30 @@ void ReferenceOps::apply_linear(const LinearCall& call) {
     }
     if (diag != nullptr && !diag->g.empty()) multiply_row(diag->g.data(), y, shape.rows, y);
     if (terms != nullptr) {
-      for (const LowRankValues& term : terms->lowrank) {
-        scratch_.resize(static_cast<size_t>(term.rank));
-        lowrank_row(term.view(), x, gate_of(r), plan_.gate_width, scratch_.data(), y);
-      }
+      if (terms->post) terms->post->replace(y, scratch(terms->post->scratch_floats()));
+      add_differences(*terms, gate_of(r), x, shape.rows, y);
     }
     if (bias != nullptr) add_row(bias, shape.rows, y);
     if (diag != nullptr && !diag->c.empty()) add_row(diag->c.data(), shape.rows, y);
+  }
+}
+
+// y += Σ Δ(x), in the order of core/terms.
+void ReferenceOps::add_differences(const SiteTerms& terms, const float* gate, const float* x,
+                                   int32_t out, float* y) {
+  for (const LowRankValues& term : terms.lowrank) {
+    lowrank_row(term.view(), x, gate, plan_.gate_width, scratch(2 * term.rank), y);
+  }
+  for (const RowColValues& term : terms.rowcol) rowcol_row(term.view(), x, 0, out, y);
+  for (const SparseValues& term : terms.sparse) sparse_row(term.view(), x, 0, out, y);
+  for (const BlockChain& chain : terms.additive) {
+    const float* last_input = x;
+    if (chain.inner_width() > 0) {
+      float* inner = scratch(chain.scratch_floats() + chain.inner_width());
+      chain.run_inner(x, inner + chain.inner_width(), inner);
+      last_input = inner;
+    }
+    chain.add_outputs(last_input, 0, out, y);
   }
 }
 
@@ -366,9 +386,10 @@ void ReferenceOps::add(SiteRef residual_site) {
   for (const int32_t r : all_rows_) {
     float* t = row(Buffer::kBlockOut, r);
     const SiteTerms* terms = terms_at(r, residual_site);
-    if (terms != nullptr && terms->bottleneck) {
-      scratch_.resize(static_cast<size_t>(terms->bottleneck->middle));
-      bottleneck_row(terms->bottleneck->view(), row(Buffer::kNormed, r), scratch_.data(), t);
+    if (terms != nullptr) {
+      for (const BottleneckValues& term : terms->bottlenecks) {
+        bottleneck_row(term.view(), row(Buffer::kNormed, r), scratch(term.scratch_floats()), t);
+      }
     }
     add_row(t, model_.hidden, row(Buffer::kResidual, r));
   }

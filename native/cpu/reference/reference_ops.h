@@ -48,6 +48,10 @@ class ReferenceOps final : public StepOps {
   };
 
   float* row(Buffer buffer, int32_t r);
+  float* scratch(int32_t floats) {
+    scratch_.resize(static_cast<size_t>(floats));
+    return scratch_.data();
+  }
   int32_t width(Buffer buffer) const;
   const SiteTerms* terms_at(int32_t plan_row, SiteRef site) const;
   const float* gate_of(int32_t plan_row) const;
@@ -57,6 +61,8 @@ class ReferenceOps final : public StepOps {
   void add_reads(const std::set<const SiteTerms*>& sites);
   void base_products(const LinearCall& call, WeightShape shape);
   void apply_linear(const LinearCall& call);
+  void add_differences(const SiteTerms& terms, const float* gate, const float* x, int32_t out,
+                       float* y);
   void embed_row(int32_t r);
   void rotate_heads(float* heads, int32_t count, const float* cos, const float* sin) const;
   void attend_head(int32_t layer, int32_t r, int32_t head);

@@ -43,6 +43,10 @@ const std::vector<float>* ReferenceWeights::find(SiteRef site, WeightPart part) 
   return values.empty() ? nullptr : &values;
 }
 
+bool ReferenceWeights::has_weight(SiteRef site, WeightPart part) const {
+  return has_site(model_, site) && find(site, part) != nullptr;
+}
+
 void ReferenceWeights::read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                                    float* out) const {
   const std::vector<float>* values = has_site(model_, site) ? find(site, part) : nullptr;

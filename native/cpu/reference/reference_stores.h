@@ -20,6 +20,7 @@ class ReferenceWeights final : public WeightStore {
                   const RowReader& read) override;
   void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                    float* out) const override;
+  bool has_weight(SiteRef site, WeightPart part) const override;
   size_t weight_bytes() const override { return bytes_; }
 
   // [rows, cols]; a tied head is the embedding. The site must have been added.

@@ -32,9 +32,16 @@ void rms_norm_row(const float* x, const float* weight, int32_t n, float eps, flo
 
 namespace {
 
-// y += scale · e ⊙ B (γ ⊙ d ⊙ middle); changes middle [rank].
+// y += scale · e ⊙ B (γ ⊙ D middle); changes middle [rank] and the [rank] floats behind it.
 void lowrank_expand(const LowRankView& term, const float* gate, int32_t gate_width, float* middle,
                     float* y) {
+  if (term.mid_matrix != nullptr) {
+    float* mixed = middle + term.rank;
+    for (int32_t r = 0; r < term.rank; ++r) {
+      mixed[r] = dot_row(term.mid_matrix + static_cast<size_t>(r) * term.rank, middle, term.rank);
+    }
+    middle = mixed;
+  }
   if (term.mid != nullptr) multiply_row(term.mid, middle, term.rank, middle);
   if (gate != nullptr) multiply_row(gate, middle, std::min(gate_width, term.rank), middle);
   for (int32_t o = 0; o < term.out; ++o) {
@@ -60,6 +67,35 @@ void lowrank_one_hot(const LowRankView& term, int32_t index, const float* gate, 
   for (int32_t r = 0; r < term.rank; ++r)
     scratch[r] = term.a[static_cast<size_t>(r) * term.in + index];
   lowrank_expand(term, gate, gate_width, scratch, y);
+}
+
+void rowcol_row(const RowColView& term, const float* x, int32_t out0, int32_t out1, float* y) {
+  if (term.side == RowColSide::kIn) {
+    for (int32_t o = out0; o < out1; ++o) {
+      const float* row = term.values + static_cast<int64_t>(o) * term.count;
+      double sum = 0;
+      for (int32_t j = 0; j < term.count; ++j) {
+        sum += static_cast<double>(row[j]) * x[term.index[j]];
+      }
+      y[o] += term.scale * static_cast<float>(sum);
+    }
+    return;
+  }
+  const uint32_t* end = term.index + term.count;
+  const uint32_t* first = std::lower_bound(term.index, end, static_cast<uint32_t>(out0));
+  for (; first != end && *first < static_cast<uint32_t>(out1); ++first) {
+    y[*first] += term.scale * dot_row(term.values + (first - term.index) * term.in, x, term.in);
+  }
+}
+
+void sparse_row(const SparseView& term, const float* x, int32_t out0, int32_t out1, float* y) {
+  for (int32_t o = out0; o < out1; ++o) {
+    double sum = 0;
+    for (uint32_t j = term.row_start[o]; j < term.row_start[o + 1]; ++j) {
+      sum += static_cast<double>(term.values[j]) * x[term.columns[j]];
+    }
+    y[o] += term.scale * static_cast<float>(sum);
+  }
 }
 
 int32_t find_row(const uint32_t* ids, int32_t count, uint32_t id) {
@@ -93,9 +129,26 @@ float bottleneck_activation(BottleneckActivation activation, float x) {
   return x;
 }
 
+void layer_norm_row(const LayerNorm& norm, const float* x, int32_t n, float* out) {
+  double sum = 0, squares = 0;
+  for (int32_t i = 0; i < n; ++i) sum += x[i];
+  const double mean = sum / n;
+  for (int32_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const double factor = 1.0 / std::sqrt(squares / n + static_cast<double>(norm.eps));
+  for (int32_t i = 0; i < n; ++i) {
+    const auto k = static_cast<size_t>(i);
+    out[i] = static_cast<float>((x[i] - mean) * factor) * norm.weight[k] + norm.bias[k];
+  }
+}
+
 void bottleneck_row(const BottleneckView& term, const float* sub_block_input, float* scratch,
                     float* t) {
   const float* input = term.placement == BottleneckPlacement::kSequential ? t : sub_block_input;
+  if (term.norm != nullptr) {
+    float* normed = scratch + term.middle;
+    layer_norm_row(*term.norm, input, term.hidden, normed);
+    input = normed;
+  }
   for (int32_t m = 0; m < term.middle; ++m) {
     float sum = dot_row(term.down + static_cast<size_t>(m) * term.hidden, input, term.hidden);
     if (term.down_bias != nullptr) sum += term.down_bias[m];

@@ -27,18 +27,40 @@ struct LowRankView {
   const float* b = nullptr;  // [out, rank]
   int32_t rank = 0, in = 0, out = 0;
   float scale = 1.0f;
-  const float* mid = nullptr;       // [rank] or null
-  const float* out_diag = nullptr;  // [out] or null
+  const float* mid = nullptr;         // [rank] or null
+  const float* out_diag = nullptr;    // [out] or null
+  const float* mid_matrix = nullptr;  // [rank, rank] or null
 };
 
-// y += scale · e ⊙ B (γ ⊙ d ⊙ (A x)). gate is γ [gate_width] or null; ranks from gate_width on
-// count as 1. scratch [rank].
+// y += scale · e ⊙ B (γ ⊙ D (A x)). gate is γ [gate_width] or null; ranks from gate_width on count
+// as 1. scratch [2 · rank].
 void lowrank_row(const LowRankView& term, const float* x, const float* gate, int32_t gate_width,
                  float* scratch, float* y);
 
 // The same for x = one-hot of `index` (the embedding).
 void lowrank_one_hot(const LowRankView& term, int32_t index, const float* gate, int32_t gate_width,
                      float* scratch, float* y);
+
+struct RowColView {
+  RowColSide side = RowColSide::kIn;
+  const uint32_t* index = nullptr;  // [count]
+  const float* values = nullptr;    // kIn [out, count], kOut [count, in]
+  int32_t count = 0, in = 0;
+  float scale = 1.0f;
+};
+
+// Outputs out0 .. out1 - 1: y += scale · V x[index] (kIn), or y[index] += scale · V x (kOut).
+void rowcol_row(const RowColView& term, const float* x, int32_t out0, int32_t out1, float* y);
+
+struct SparseView {
+  const uint32_t* row_start = nullptr;  // [out + 1]
+  const uint32_t* columns = nullptr;
+  const float* values = nullptr;
+  float scale = 1.0f;
+};
+
+// Outputs out0 .. out1 - 1: y_i += scale · Σ values[j] · x[columns[j]].
+void sparse_row(const SparseView& term, const float* x, int32_t out0, int32_t out1, float* y);
 
 // Place of `id` in ascending ids, or -1.
 int32_t find_row(const uint32_t* ids, int32_t count, uint32_t id);
@@ -56,10 +78,14 @@ struct BottleneckView {
   const float* up_bias = nullptr;    // [hidden] or null
   int32_t middle = 0, hidden = 0;
   float scale = 1.0f;
+  const LayerNorm* norm = nullptr;
 };
 
+// (x - mean) / sqrt(variance + eps) ⊙ weight + bias; out may not be x.
+void layer_norm_row(const LayerNorm& norm, const float* x, int32_t n, float* out);
+
 // t += scale · (U act(D n + down_bias) + up_bias), n = t (sequential) or sub_block_input
-// (parallel). scratch [middle].
+// (parallel), through the norm where there is one. scratch [middle + hidden].
 void bottleneck_row(const BottleneckView& term, const float* sub_block_input, float* scratch,
                     float* t);
 

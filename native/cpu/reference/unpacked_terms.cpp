@@ -20,12 +20,17 @@ struct Unpack {
   SiteTerms& site;
 
   void operator()(const LowRank& term) const {
-    LowRankValues out{tensor_values(term.a), tensor_values(term.b), term.mid, term.out_diag};
+    LowRankValues out;
+    out.a = tensor_values(term.a);
+    out.b = tensor_values(term.b);
+    out.mid = term.mid;
+    out.out_diag = term.out_diag;
+    if (!term.mid_matrix.shape.empty()) out.mid_matrix = tensor_values(term.mid_matrix);
     out.rank = term.a.shape[0];
     out.in = term.a.shape[1];
     out.out = term.b.shape[0];
     out.scale = term.scale;
-    site.bytes += float_bytes({&out.a, &out.b, &out.mid, &out.out_diag});
+    site.bytes += float_bytes({&out.a, &out.b, &out.mid, &out.out_diag, &out.mid_matrix});
     site.lowrank.push_back(std::move(out));
   }
   void operator()(const Diag& term) const {
@@ -53,8 +58,33 @@ struct Unpack {
     out.middle = term.down.shape[0];
     out.hidden = term.down.shape[1];
     out.scale = term.scale;
+    out.norm = term.norm;
     site.bytes += float_bytes({&out.down, &out.up, &out.down_bias, &out.up_bias});
-    site.bottleneck = std::move(out);
+    if (out.norm) site.bytes += float_bytes({&out.norm->weight, &out.norm->bias});
+    site.bottlenecks.push_back(std::move(out));
+  }
+  void operator()(const RowCol& term) const {
+    RowColValues out{term.side, term.index, tensor_values(term.values), term.values.shape[1],
+                     term.scale};
+    site.bytes += float_bytes({&out.values}) + out.index.size() * sizeof(uint32_t);
+    site.rowcol.push_back(std::move(out));
+  }
+  void operator()(const Sparse& term) const {
+    SparseValues out{term.row_start, term.columns, tensor_values(term.values), term.scale};
+    site.bytes +=
+        float_bytes({&out.values}) + (out.row_start.size() + out.columns.size()) * sizeof(uint32_t);
+    site.sparse.push_back(std::move(out));
+  }
+  void operator()(const BlockDiag& term) const {
+    BlockChain out(term);
+    site.bytes += out.bytes();
+    if (term.placement == BlockPlacement::kPre) {
+      site.pre = std::move(out);
+    } else if (term.placement == BlockPlacement::kPost) {
+      site.post = std::move(out);
+    } else {
+      site.additive.push_back(std::move(out));
+    }
   }
 };
 
@@ -67,7 +97,23 @@ std::vector<float> tensor_values(const TermTensor& tensor) {
 }
 
 LowRankView LowRankValues::view() const {
-  return {a.data(), b.data(), rank, in, out, scale, data_or_null(mid), data_or_null(out_diag)};
+  return {a.data(),
+          b.data(),
+          rank,
+          in,
+          out,
+          scale,
+          data_or_null(mid),
+          data_or_null(out_diag),
+          data_or_null(mid_matrix)};
+}
+
+RowColView RowColValues::view() const {
+  return {side, index.data(), values.data(), static_cast<int32_t>(index.size()), in, scale};
+}
+
+SparseView SparseValues::view() const {
+  return {row_start.data(), columns.data(), values.data(), scale};
 }
 
 const float* OverrideValues::find(uint32_t id) const {
@@ -76,9 +122,16 @@ const float* OverrideValues::find(uint32_t id) const {
 }
 
 BottleneckView BottleneckValues::view() const {
-  return {
-      placement, activation, down.data(), up.data(), data_or_null(down_bias), data_or_null(up_bias),
-      middle,    hidden,     scale};
+  return {placement,
+          activation,
+          down.data(),
+          up.data(),
+          data_or_null(down_bias),
+          data_or_null(up_bias),
+          middle,
+          hidden,
+          scale,
+          norm ? &*norm : nullptr};
 }
 
 UnpackedTerms::UnpackedTerms(const ModelConfig& model, const TermSet& terms, bool with_lowrank)

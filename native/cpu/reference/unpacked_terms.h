@@ -7,6 +7,7 @@
 
 #include "../../core/model_config.h"
 #include "../../core/terms.h"
+#include "block_chain.h"
 #include "term_ops.h"
 
 namespace manyfold {
@@ -15,7 +16,24 @@ struct LowRankValues {
   std::vector<float> a, b, mid, out_diag;
   int32_t rank = 0, in = 0, out = 0;
   float scale = 1.0f;
+  std::vector<float> mid_matrix;
   LowRankView view() const;
+};
+
+struct RowColValues {
+  RowColSide side = RowColSide::kIn;
+  std::vector<uint32_t> index;
+  std::vector<float> values;
+  int32_t in = 0;
+  float scale = 1.0f;
+  RowColView view() const;
+};
+
+struct SparseValues {
+  std::vector<uint32_t> row_start, columns;
+  std::vector<float> values;
+  float scale = 1.0f;
+  SparseView view() const;
 };
 
 struct OverrideValues {
@@ -38,7 +56,10 @@ struct BottleneckValues {
   std::vector<float> down, up, down_bias, up_bias;
   int32_t middle = 0, hidden = 0;
   float scale = 1.0f;
+  std::optional<LayerNorm> norm;
   BottleneckView view() const;
+  // Floats of scratch that bottleneck_row wants.
+  int32_t scratch_floats() const { return middle + hidden; }
 };
 
 // All terms of one set at one site.
@@ -47,8 +68,14 @@ struct SiteTerms {
   std::optional<Diag> diag;
   std::optional<OverrideValues> override_rows;
   std::optional<PrefixValues> prefix;
-  std::optional<BottleneckValues> bottleneck;
+  std::vector<BottleneckValues> bottlenecks;
+  std::vector<RowColValues> rowcol;
+  std::vector<SparseValues> sparse;
+  std::optional<BlockChain> pre, post;
+  std::vector<BlockChain> additive;
   size_t bytes = 0;
+
+  bool changes_input() const { return pre || (diag && !diag->h.empty()); }
 };
 
 class UnpackedTerms {

@@ -1,6 +1,95 @@
 /** The methods that are served, in the order in which they are asked whether a folder is theirs. */
 import type { AdapterImporter } from '../importer.js';
+import { adapterHubImporter } from './adapterhub.js';
+import { adaptionPromptImporter } from './adaption-prompt.js';
+import { adaloraImporter } from './adalora.js';
+import { ggufLoraImporter } from './gguf-lora.js';
 import { loraImporter } from './lora.js';
+import { mlxLoraImporter } from './mlx-lora.js';
+import { cartridgeImporter, prefixTuningImporter } from './prefix-tuning.js';
+import { sftImporter } from './sft.js';
+import { shiraImporter } from './shira.js';
+import { sparseMaskImporter } from './sparse-mask.js';
+import { SOFT_PROMPT_IMPORTERS } from './soft-prompt.js';
+import { supertuningImporter } from './supertuning.js';
 import { s2ftImporter } from './s2ft.js';
+import { boftImporter } from './boft.js';
+import { c3aImporter } from './c3a.js';
+import { deftImporter } from './deft.js';
+import { gloraImporter } from './glora.js';
+import { graloraImporter } from './gralora.js';
+import { hraImporter } from './hra.js';
+import { lohaImporter } from './loha.js';
+import { lokrImporter } from './lokr.js';
+import { oftImporter } from './oft.js';
+import { roadImporter } from './road.js';
+import { boneImporter, missImporter } from './miss.js';
+import { floraImporter } from './tucker.js';
+import { hydraImporter } from './hydra.js';
+import { compeftImporter } from './compeft.js';
+import { lolduImporter } from './loldu.js';
+import { cordaImporter, sorsaImporter } from './sorsa.js';
+import { dseeImporter, sltrainImporter } from './low-rank-sparse.js';
+import { lnTuningImporter } from './ln-tuning.js';
+import { beftImporter, bitFitImporter } from './bias-tuning.js';
+import { deloraImporter } from './delora.js';
+import { ia3Importer } from './ia3.js';
+import { mhrImporter, polyImporter } from './poly.js';
+import { refusedMethodsImporter } from './refused-methods.js';
+import { ssfImporter } from './ssf.js';
+import { tinyLoraImporter } from './tinylora.js';
+import { trainableTokensImporter } from './trainable-tokens.js';
+import { uniLoraImporter } from './unilora.js';
+import { vbLoraImporter } from './vblora.js';
+import { SHARED_PROJECTION_IMPORTERS } from './vera.js';
 
-export const IMPORTERS: readonly AdapterImporter[] = [loraImporter, s2ftImporter];
+export const IMPORTERS: readonly AdapterImporter[] = [
+  loraImporter,
+  adaloraImporter,
+  mlxLoraImporter,
+  ggufLoraImporter,
+  s2ftImporter,
+  compeftImporter,
+  ia3Importer,
+  polyImporter,
+  lnTuningImporter,
+  boftImporter,
+  c3aImporter,
+  deftImporter,
+  gloraImporter,
+  graloraImporter,
+  hraImporter,
+  lohaImporter,
+  lokrImporter,
+  oftImporter,
+  roadImporter,
+  boneImporter,
+  missImporter,
+  floraImporter,
+  hydraImporter,
+  lolduImporter,
+  cordaImporter,
+  sorsaImporter,
+  dseeImporter,
+  sltrainImporter,
+  shiraImporter,
+  sftImporter,
+  supertuningImporter,
+  sparseMaskImporter,
+  ...SOFT_PROMPT_IMPORTERS,
+  prefixTuningImporter,
+  cartridgeImporter,
+  adaptionPromptImporter,
+  adapterHubImporter,
+  ssfImporter,
+  ...SHARED_PROJECTION_IMPORTERS,
+  mhrImporter,
+  trainableTokensImporter,
+  beftImporter,
+  bitFitImporter,
+  tinyLoraImporter,
+  vbLoraImporter,
+  uniLoraImporter,
+  deloraImporter,
+  refusedMethodsImporter,
+];

@@ -1,73 +1,83 @@
 /**
- * The tensors of a PEFT LoRA, grouped by the module that they adapt, and where each module stands in the model. Tensor
- * keys are `base_model.model.` + module path + `.lora_A.weight` and the like; old files have `.default` before `.weight`.
+ * The modules that a LoRA adapts: their tensors put together, their places in the model, and their shapes checked on the
+ * headers.
  */
 import { quoteName } from '../../checkpoint/strict-json.js';
 import type { SafetensorsTensor } from '../../checkpoint/safetensors.js';
-import type { ManyfoldError } from '../../core/errors.js';
 import type { ModelConfig } from '../../core/model-config.js';
 import { isLinear, partsOf, placeOfModule, siteShape } from '../module-place.js';
 import type { ModulePart } from '../module-place.js';
 import { checkShape, wrongTensor } from '../tensor-values.js';
+import { twice } from './lora-tensors.js';
+import type { LoraRole, LoraTensor } from './lora-tensors.js';
 
 export interface LoraModule {
-  /** As in the file, without `base_model.model.`; config patterns are matched against it. */
+  /** As in the file, without its prefix; config patterns are matched against it. */
   readonly path: string;
   /** -1 for embedding and head. */
   readonly layer: number;
+  readonly embedding: boolean;
   readonly a: SafetensorsTensor;
   readonly b: SafetensorsTensor;
+  readonly bBias: SafetensorsTensor | undefined;
+  readonly magnitude: SafetensorsTensor | undefined;
+  readonly diagonal: SafetensorsTensor | undefined;
   readonly rank: number;
   readonly parts: readonly ModulePart[];
+  /** `[out, in]` of the linear; for an embedding `[hidden, vocab]`, whose input is a one-hot. */
+  readonly out: number;
+  readonly in: number;
 }
 
-/** Throws 'invalid_adapter' for the first key, shape or pair that is wrong. */
-export function groupModules(tensors: ReadonlyMap<string, SafetensorsTensor>, model: ModelConfig): LoraModule[] {
-  const pairs = new Map<string, ModulePair>();
-  for (const tensor of tensors.values()) addToPair(pairs, tensor);
-  if (pairs.size === 0) {
-    throw wrongTensor(
-      'it holds no tensors, so it would be the base under another name',
-      'Save the adapter again with PEFT.',
-    );
+/** How one file format lays the factors out; PEFT's A is `[r, in]` and its B `[out, r]`. */
+export interface FactorLayout {
+  /** Blocks along the diagonal in which a factor is stored (BD-LoRA), 1 for a whole one. */
+  readonly blocks?: (path: string) => { readonly a: number; readonly b: number };
+  /** A holds averages of so many inputs (QA-LoRA); 1 for every input of its own. */
+  readonly group?: number;
+  /** Factors are stored transposed: A `[in, r]`, B `[r, out]` (MLX); of an embedding, always A `[vocab, r]`. */
+  readonly transposed?: boolean;
+  /** A of an embedding is stored `[vocab, r]`, all else as in PEFT (llama.cpp). */
+  readonly embeddingRows?: boolean;
+  /** Heads whose rows of B are paired as llama.cpp's RoPE has them; 0 for rows in Hugging Face's order. */
+  readonly pairedHeads?: (path: string) => number;
+  /** DoRA's m of an embedding has a value for each token (MLX) instead of each output. */
+  readonly magnitudePerToken?: boolean;
+  /** What adapts the embedding adapts a tied head too (MLX). */
+  readonly tiedHead?: boolean;
+}
+
+type Slots = Partial<Record<LoraRole, SafetensorsTensor>>;
+
+const FACTORS: ReadonlySet<LoraRole> = new Set<LoraRole>([
+  'a',
+  'b',
+  'embeddingA',
+  'embeddingB',
+  'bBias',
+  'magnitude',
+  'diagonal',
+]);
+
+/** Throws 'invalid_adapter' for the first shape or pair that is wrong. */
+export function groupModules(
+  tensors: readonly LoraTensor[],
+  model: ModelConfig,
+  layout: FactorLayout = {},
+): LoraModule[] {
+  const groups = new Map<string, Slots>();
+  for (const { path, role, tensor } of tensors) {
+    if (!FACTORS.has(role)) continue;
+    const slots = groups.get(path) ?? {};
+    groups.set(path, slots);
+    slots[role] = tensor;
   }
-  const modules = [...pairs.values()].map((pair) => moduleOf(pair, model));
+  const modules = [...groups].map(([path, slots]) => moduleOf(path, slots, model, layout));
   refuseAliases(modules);
   return modules;
 }
 
-interface ModulePair {
-  readonly path: string;
-  readonly embedding: boolean;
-  a: SafetensorsTensor | undefined;
-  b: SafetensorsTensor | undefined;
-}
-
-const LINEAR_KEY = /^(.+)\.lora_([AB])(?:\.default)?\.weight$/;
-const EMBEDDING_KEY = /^(.+)\.lora_embedding_([AB])(?:\.default)?$/;
-const PEFT_PREFIX = 'base_model.model.';
-
-function addToPair(pairs: Map<string, ModulePair>, tensor: SafetensorsTensor): void {
-  const key = tensor.name.startsWith(PEFT_PREFIX) ? tensor.name.slice(PEFT_PREFIX.length) : tensor.name;
-  const linear = LINEAR_KEY.exec(key);
-  const match = linear ?? EMBEDDING_KEY.exec(key);
-  if (match === null) throw foreignTensor(tensor.name);
-  const [, path = '', factor] = match;
-  const pair = pairs.get(path) ?? { path, embedding: linear === null, a: undefined, b: undefined };
-  pairs.set(path, pair);
-  const slot = factor === 'A' ? 'a' : 'b';
-  if (pair[slot] !== undefined) throw twice(pair[slot].name, tensor.name);
-  if (pair.embedding !== (linear === null)) {
-    throw wrongTensor(
-      `${quoteName(path)} has factors of a linear and of an embedding`,
-      'Save the adapter again with PEFT.',
-    );
-  }
-  pair[slot] = tensor;
-}
-
-function moduleOf(pair: ModulePair, model: ModelConfig): LoraModule {
-  const { path, a, b } = pair;
+function moduleOf(path: string, slots: Slots, model: ModelConfig, layout: FactorLayout): LoraModule {
   const place = placeOfModule(path, model);
   const site = place?.sites[0];
   if (place === undefined || site === undefined || !(isLinear(site) || site === 'embedding')) {
@@ -76,24 +86,87 @@ function moduleOf(pair: ModulePair, model: ModelConfig): LoraModule {
       'Serve it on the base that it was trained for.',
     );
   }
-  if (a === undefined || b === undefined) {
-    const [present, missing] = a === undefined ? [b, 'A'] : [a, 'B'];
-    const name = quoteName(present?.name ?? path);
-    throw wrongTensor(`${name} has no ${missing} beside it`, 'The file is incomplete; download or save it again.');
-  }
-  if (pair.embedding !== (site === 'embedding')) {
+  const embedding = site === 'embedding';
+  const { a, b } = factorPair(path, slots, embedding);
+  const parts = embedding ? embeddingParts(model) : partsOf(place, model);
+  const width = embedding ? model.vocabSize : siteShape(model, site).in;
+  const height = parts.reduce((sum, { rows }) => sum + rows, 0);
+  const rank = checkFactors(a, b, { path, width, height, embedding }, layout);
+  const { bBias, magnitude, diagonal } = slots;
+  if (bBias !== undefined) checkShape(bBias, [height]);
+  if (magnitude !== undefined) checkVector(magnitude, embedding && layout.magnitudePerToken ? width : height);
+  if (diagonal !== undefined) checkVector(diagonal, rank);
+  return { path, layer: place.layer, embedding, a, b, bBias, magnitude, diagonal, rank, parts, out: height, in: width };
+}
+
+function factorPair(path: string, slots: Slots, embedding: boolean): { a: SafetensorsTensor; b: SafetensorsTensor } {
+  if ((slots.a ?? slots.b) !== undefined && (slots.embeddingA ?? slots.embeddingB) !== undefined) {
     throw wrongTensor(
-      `${quoteName(a.name)} is ${pair.embedding ? 'a factor of an embedding' : 'a factor of a linear'}, the module is not`,
+      `${quoteName(path)} has factors of a linear and of an embedding`,
       'Save the adapter again with PEFT.',
     );
   }
-  const parts = pair.embedding ? embeddingParts(model) : partsOf(place, model);
-  const width = pair.embedding ? model.vocabSize : siteShape(model, site).in;
-  const height = parts.reduce((sum, { rows }) => sum + rows, 0);
-  const rank = a.shape[0] ?? 0;
-  checkShape(a, [rank, width], `[r, ${width}]`);
-  checkShape(b, [height, rank], `[${height}, ${rank}], with the rank of ${quoteName(a.name)} [${a.shape.join(', ')}]`);
-  return { path, layer: place.layer, a, b, rank, parts };
+  const a = slots.a ?? slots.embeddingA;
+  const b = slots.b ?? slots.embeddingB;
+  if (a === undefined || b === undefined) {
+    const lone = a ?? b ?? Object.values(slots)[0];
+    const missing = a === undefined && b === undefined ? 'A and B' : a === undefined ? 'A' : 'B';
+    throw wrongTensor(
+      `${quoteName(lone?.name ?? path)} has no ${missing} beside it`,
+      'The file is incomplete; download or save it again.',
+    );
+  }
+  if ((slots.embeddingA !== undefined) !== embedding) {
+    throw wrongTensor(
+      `${quoteName(a.name)} is a factor of ${embedding ? 'a linear' : 'an embedding'}, the module is not`,
+      'Save the adapter again with PEFT.',
+    );
+  }
+  return { a, b };
+}
+
+interface Place {
+  readonly path: string;
+  readonly width: number;
+  readonly height: number;
+  readonly embedding: boolean;
+}
+
+/** Checks both shapes and gives the rank. */
+function checkFactors(
+  a: SafetensorsTensor,
+  b: SafetensorsTensor,
+  { path, width, height, embedding }: Place,
+  layout: FactorLayout,
+): number {
+  const flippedA = layout.transposed === true || (embedding && layout.embeddingRows === true);
+  const blocks = layout.blocks?.(path) ?? { a: 1, b: 1 };
+  const group = embedding ? 1 : (layout.group ?? 1);
+  const rank = a.shape[flippedA ? 1 : 0] ?? 0;
+  if (width % (group * blocks.a) !== 0 || rank % blocks.b !== 0 || rank % blocks.a !== 0 || height % blocks.b !== 0) {
+    throw wrongTensor(
+      `${quoteName(a.name)} of ${width} inputs and rank ${rank} cannot be cut into groups of ${group} and ` +
+        `${Math.max(blocks.a, blocks.b)} blocks`,
+      'Config and tensors do not belong together; save them again together.',
+    );
+  }
+  const wantedA = [rank, width / group / blocks.a];
+  const wantedB = [height, rank / blocks.b];
+  const shown = (shape: readonly number[], flipped: boolean): string => {
+    const words = flipped ? [String(shape[1]), 'r'] : ['r', String(shape[1])];
+    return `[${words.join(', ')}]`;
+  };
+  checkShape(a, flippedA ? wantedA.reverse() : wantedA, shown([rank, width / group / blocks.a], flippedA));
+  if (layout.transposed === true) wantedB.reverse();
+  checkShape(b, wantedB, `[${wantedB.join(', ')}], with the rank of ${quoteName(a.name)} [${a.shape.join(', ')}]`);
+  return rank;
+}
+
+/** A vector that some files keep with a second dimension of one. */
+function checkVector(tensor: SafetensorsTensor, size: number): void {
+  const flat = tensor.shape.filter((dim) => dim !== 1);
+  if (tensor.shape.length > 0 && (size === 1 ? flat.length === 0 : flat.length === 1 && flat[0] === size)) return;
+  checkShape(tensor, [size]);
 }
 
 /** The embedding's input is a one-hot of the vocabulary, its output the hidden vector. */
@@ -112,32 +185,4 @@ function refuseAliases(modules: readonly LoraModule[]): void {
       seen.set(place, module);
     }
   }
-}
-
-function foreignTensor(name: string): ManyfoldError {
-  const merge = "merge the adapter into its base with PEFT's merge_and_unload() and serve the result with --model";
-  if (name.endsWith('.base_layer.weight')) {
-    return wrongTensor(
-      `${quoteName(name)} is a whole weight of the base, saved beside the adapter, which would replace the one served`,
-      `Save it again with save_pretrained(path, save_embedding_layers=False), or ${merge}.`,
-    );
-  }
-  if (name.includes('lora_magnitude_vector')) {
-    return wrongTensor(`${quoteName(name)} belongs to DoRA`, `Train it with use_dora=False, or ${merge}.`);
-  }
-  if (/\.lora_(?:embedding_)?[AB]\./.test(name)) {
-    return wrongTensor(
-      `${quoteName(name)} is not named as PEFT names plain LoRA factors ("….lora_A.weight")`,
-      `Save it with PEFT's save_pretrained(), which leaves the adapter's name out, or ${merge}.`,
-    );
-  }
-  const capital = merge.charAt(0).toUpperCase() + merge.slice(1);
-  return wrongTensor(`${quoteName(name)} is no LoRA factor but a trained tensor of another kind`, `${capital}.`);
-}
-
-function twice(first: string, second: string): ManyfoldError {
-  return wrongTensor(
-    `${quoteName(first)} and ${quoteName(second)} adapt the same place`,
-    'Which of them counts cannot be known; save the adapter again with PEFT.',
-  );
 }
