@@ -23,6 +23,8 @@ const PICKLE_FILE = 'adapter_model.bin';
 const GGUF_SUFFIX = '.gguf';
 /** Folders in a PEFT adapter that hold what it was before its training; see importers/lora-factors.ts. */
 export const INITIAL_FOLDERS = ['initial_adapter', 'pissa_init', 'olora_init', 'corda_init', 'lora_ga_init'] as const;
+/** Values of init_lora_weights after which the base is no longer what it was. */
+const CHANGES_BASE = /^(?:pissa|olora|corda|lora_ga)/;
 const MAX_CONFIG_BYTES = 1_000_000;
 const MAX_CONFIG_DEPTH = 16;
 
@@ -71,10 +73,15 @@ export async function openContainer(place: string, root: string | undefined): Pr
 
 /** Only a LoRA whose training changed the base needs what it was before. */
 async function initialFolders(place: string, config: JsonObject): Promise<string[]> {
-  if (config['peft_type'] !== 'LORA' || typeof config['init_lora_weights'] !== 'string') return [];
+  const init = config['init_lora_weights'];
+  if (config['peft_type'] !== 'LORA' || typeof init !== 'string' || !CHANGES_BASE.test(init)) return [];
   const found: string[] = [];
   for (const name of INITIAL_FOLDERS) if (await exists(path.join(place, name, TENSORS_FILE))) found.push(name);
-  return found;
+  if (found.length <= 1) return found;
+  throw new ManyfoldError(
+    'invalid_adapter',
+    `${place} holds ${found.join(' and ')}, expected one initial adapter. Leave the one that the training began with.`,
+  );
 }
 
 /** The files' tensors under one roof, each name behind its file's prefix. */

@@ -44,7 +44,8 @@ export async function sweep(options: SweepOptions, context: CliContext): Promise
   const { model } = loadConfig([options.base], context.env, context.readFile);
   const checkpoint = await openCheckpoint(await context.fetchModel(model));
   const tokenizer = await createTokenizer(checkpoint.text);
-  const tokens = await tokenizer.encode(SWEEP_TEXT, { addSpecialTokens: true });
+  const encoded = await tokenizer.encode(SWEEP_TEXT, { addSpecialTokens: true });
+  const tokens = encoded.slice(0, checkpoint.config.maxPositions);
   const { engine, pageTokens } = await openEngine(checkpoint, tokens.length);
   try {
     const limits = DEFAULT_ADAPTER_LIMITS;

@@ -30,11 +30,11 @@ RULES: dict[str, Rule] = {
 
 
 def lora(**settings: object) -> LoraConfig:
-    """On the first two layers, to keep the files small; a pattern chooses for itself."""
+    """On one layer, to keep the files small; a pattern chooses for itself."""
     targets = settings.get('target_modules', ATTENTION)
     if isinstance(targets, list):
-        settings = {'layers_to_transform': [0, 1], 'layers_pattern': 'layers', **settings}
-    return LoraConfig(**{'task_type': 'CAUSAL_LM', 'lora_dropout': 0.0, 'r': 3, 'lora_alpha': 6, 'target_modules': ATTENTION, **settings})
+        settings = {'layers_to_transform': [1], 'layers_pattern': 'layers', **settings}
+    return LoraConfig(**{'task_type': 'CAUSAL_LM', 'lora_dropout': 0.0, 'r': 2, 'lora_alpha': 4, 'target_modules': ATTENTION, **settings})
 
 
 def made(**settings: object):
@@ -60,7 +60,7 @@ def adalora(work: Work) -> PeftModel:
     """As after a training that pruned ranks: rank_pattern holds the masks, and the file the ranks that are left."""
     config = AdaLoraConfig(
         task_type='CAUSAL_LM', init_r=4, target_r=2, lora_alpha=8, target_modules=['q_proj', 'o_proj'], total_step=10, lora_dropout=0.0,
-        layers_to_transform=[0, 1], layers_pattern='layers',
+        layers_to_transform=[1], layers_pattern='layers',
     )
     model = get_peft_model(work.load(), config)
     fill(model, work, RULES)
@@ -77,6 +77,12 @@ def adalora(work: Work) -> PeftModel:
     return PeftModel.from_pretrained(work.load(), work.folder).to(torch.float32).eval()
 
 
+def modules_to_save(work: Work) -> PeftModel:
+    """Norms, and where the model has few layers a whole embedding."""
+    embedding = ['embed_tokens'] if work.spec.name == 'llama-gqa' else []
+    return peft_adapter(work, lora(modules_to_save=['norm', 'input_layernorm', *embedding]), RULES)
+
+
 INVOCATION = [7, 8]
 
 
@@ -91,7 +97,7 @@ def twice_invoked(prompt: list[int]) -> list[int]:
 
 def plain_beside(work: Work) -> tuple[PeftModel, dict[str, torch.Tensor], dict]:
     """A plain LoRA whose folder is emptied again: for files of other programs with the same adapter."""
-    model = peft_adapter(work, lora(r=2, lora_alpha=5, target_modules=['q_proj', 'k_proj', 'down_proj']), RULES, torch.float32)
+    model = peft_adapter(work, lora(r=2, lora_alpha=5, target_modules=['q_proj', 'k_proj', 'down_proj'], layers_to_transform=[1]), RULES, torch.float16)
     tensors = load_file(f'{work.folder}/adapter_model.safetensors')
     with open(f'{work.folder}/adapter_config.json', encoding='utf-8') as file:
         config = json.load(file)
@@ -151,7 +157,7 @@ KINDS = [
     Kind('dora-rslora-embedding', MODELS, made(target_modules=r'.*(embed_tokens|layers\.1\.self_attn\.o_proj)', use_dora=True, use_rslora=True)),
     Kind('lora-bias', MODELS, made(lora_bias=True)),
     Kind('bias-all', ('qwen2-window', 'llama3-bias'), made(bias='all')),
-    Kind('modules-to-save', MODELS, made(modules_to_save=['embed_tokens', 'norm', 'input_layernorm'])),
+    Kind('modules-to-save', MODELS, modules_to_save),
     Kind('trainable-tokens', MODELS, made(trainable_token_indices=[130, 139, 153, 125, 174])),
     Kind('pissa', MODELS, made(target_modules=ONE_LAYER, init_lora_weights='pissa')),
     Kind('olora', MODELS, made(target_modules=ONE_LAYER, init_lora_weights='olora')),

@@ -1,8 +1,8 @@
-"""Kinds in our own formats (docs/formats): ComPEFT of a LoRA and of an IA3, in the paper's mode with one threshold and one scale.
+"""Kinds in our own formats (docs/formats): S2FT, and ComPEFT of four kinds in the paper's mode with one threshold and one scale.
 
-Beside the packed adapter lies `source`, the adapter that was compressed. The packed file is made here, by a numpy transcription
-of the paper's Algorithm 1 and a writer of its own, and read back by the code block of docs/formats/compeft.md; the logits are
-peft's, of a plain adapter with the values that were read.
+Beside a packed ComPEFT adapter lies `source`, the adapter that was compressed. The packed file is made here, by a numpy
+transcription of the paper's Algorithm 1 and a writer of its own, and read back by the code block of docs/formats/compeft.md. The
+logits are peft's, of a plain LoRA or IA3 with the values that were read; of S2FT and SFT, those of the base plus the values.
 """
 
 import json
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import s2ft_goldens
 from kinds import Kind, Rule, Work, normal, peft_adapter, save_config, save_tensors
+from tiny_models import round_bf16
 
 MODELS = ('llama-gqa', 'gemma3')
 
@@ -41,27 +42,31 @@ def varint(value: int) -> bytes:
     return bytes([value]) if value < 128 else bytes([value % 128 + 128]) + varint(value // 128)
 
 
-def golomb(signs: np.ndarray, b: int) -> list[int]:
+def golomb(signs: np.ndarray, b: int, signed: bool) -> list[int]:
     bits, before = [], -1
     for position in np.flatnonzero(signs):
         gap = int(position) - before - 1
-        bits += [1] * (gap >> b) + [0] + [gap >> i & 1 for i in range(b)] + [int(signs[position] < 0)]
+        bits += [1] * (gap >> b) + [0] + [gap >> i & 1 for i in range(b)]
+        bits += [int(signs[position] < 0)] if signed else []
         before = int(position)
     return bits
 
 
-def pack(signs: dict[str, np.ndarray], scale: float) -> bytes:
-    directory, bits, before = b'CPFT\x01' + varint(len(signs)), [], b''
-    for name in sorted(signs):
-        flat, raw = signs[name].ravel(), name.encode()
+def pack(signs: dict[str, np.ndarray], scale: float, indices: dict[str, np.ndarray] | None = None) -> bytes:
+    """`indices`: ascending numbers, written as the index that ends at the last of them."""
+    sets = {name: np.bincount(members).astype(np.int8) for name, members in (indices or {}).items()}
+    entries = {**signs, **sets}
+    directory, bits, before = b'CPFT\x01' + varint(len(entries)), [], b''
+    for name in sorted(entries):
+        flat, raw, signed = entries[name].ravel(), name.encode(), name not in sets
         shared = len(os.path.commonprefix([raw, before]))
-        b = min(range(31), key=lambda b: len(golomb(flat, b)))
+        b = min(range(31), key=lambda b: len(golomb(flat, b, signed)))
         count = int(np.count_nonzero(flat))
-        directory += varint(shared) + varint(len(raw) - shared) + raw[shared:] + bytes([signs[name].ndim])
-        directory += b''.join(varint(size) for size in signs[name].shape) + varint(count)
+        directory += varint(shared) + varint(len(raw) - shared) + raw[shared:] + bytes([entries[name].ndim + (0 if signed else 128)])
+        directory += b''.join(varint(size) for size in entries[name].shape) + varint(count)
         if count:
-            directory += bytes([b]) + struct.pack('<f', scale)
-            bits += golomb(flat, b)
+            directory += bytes([b]) + (struct.pack('<f', scale) if signed else b'')
+            bits += golomb(flat, b, signed)
         before = raw
     return directory + np.packbits(np.array(bits, dtype=np.uint8), bitorder='little').tobytes()
 
@@ -76,6 +81,17 @@ def documented_reader():
     return scope['read_compeft']
 
 
+def save_packed(work: Work, payload: bytes, source_type: str, source: dict, density: float, alpha: float) -> dict[str, np.ndarray]:
+    """Writes the packed adapter and returns its entries as the documented reader gives them."""
+    save_tensors(work.folder, {'compeft': torch.frombuffer(bytearray(payload), dtype=torch.uint8)})
+    about = {'density': density, 'alpha': alpha, 'scope': 'global'}
+    save_config(work, {
+        'peft_type': 'COMPEFT', 'compeft_version': 1, 'task_type': 'CAUSAL_LM', 'source_type': source_type, 'source': source,
+        'compression': about,
+    })
+    return documented_reader()(work.folder)[1]
+
+
 def compress(work: Work, config, rules: dict[str, Rule], init: float, density: float, alpha: float, keep: tuple[str, ...]) -> PeftModel:
     """Writes the source and its compression; returns peft's model with what was read from the packed file."""
     folder = work.folder
@@ -88,15 +104,7 @@ def compress(work: Work, config, rules: dict[str, Rule], init: float, density: f
     with open(f'{folder}/source/adapter_config.json', encoding='utf-8') as file:
         plain = json.load(file)
     signs, scale = algorithm_1({key: value - np.float32(init) for key, value in source.items()}, density, alpha)
-    payload = torch.frombuffer(bytearray(pack(signs, scale)), dtype=torch.uint8)
-    save_tensors(folder, {'compeft': payload})
-    kept = {key: plain[key] for key in keep}
-    about = {'density': density, 'alpha': alpha, 'scope': 'global'}
-    save_config(work, {
-        'peft_type': 'COMPEFT', 'compeft_version': 1, 'task_type': 'CAUSAL_LM', 'source_type': plain['peft_type'], 'source': kept,
-        'compression': about,
-    })
-    _, read = documented_reader()(folder)
+    read = save_packed(work, pack(signs, scale), plain['peft_type'], {key: plain[key] for key in keep}, density, alpha)
     with tempfile.TemporaryDirectory() as dense:
         for key, sign in signs.items():
             if not np.array_equal(read[key], sign.astype(np.float32) * np.float32(scale)):
@@ -117,8 +125,78 @@ def compeft_ia3(work: Work) -> PeftModel:
     return compress(work, config, {'ia3_l': normal(0.3, 1.0)}, 1.0, 0.3, 1.5, ())
 
 
+def save_source(work: Work, config: dict, tensors: dict[str, torch.Tensor]) -> None:
+    os.makedirs(f'{work.folder}/source')
+    save_tensors(f'{work.folder}/source', tensors)
+    with open(f'{work.folder}/source/adapter_config.json', 'w', encoding='utf-8') as file:
+        json.dump({'base_model_name_or_path': work.spec.name, **config}, file, indent=2, sort_keys=True)
+
+
+def random_tensor(work: Work, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return round_bf16(0.2 * work.random(name).standard_normal(shape))
+
+
+def compeft_s2ft(work: Work) -> torch.nn.Module:
+    """Columns of down_proj and rows of v_proj; the model is the base with the compressed values added to its weights."""
+    model = work.load()
+    values, indices = {}, {}
+    for path, part, count in [('mlp.down_proj', 'columns', 9), ('self_attn.v_proj', 'rows', 7)]:
+        for layer in range(2):
+            name = f'model.layers.{layer}.{path}.s2ft_{part}'
+            weight = model.get_submodule(f'model.layers.{layer}.{path}').weight
+            chosen = work.random(f'{name}.index').permutation(weight.shape[1 if part == 'columns' else 0])[:count]
+            indices[f'{name}.index'] = np.sort(chosen)
+            shape = (weight.shape[0], count) if part == 'columns' else (count, weight.shape[1])
+            values[f'{name}.values'] = random_tensor(work, name, shape)
+    numbers = {name: torch.from_numpy(members.astype(np.int32)) for name, members in indices.items()}
+    save_source(work, {'peft_type': 'S2FT', 's2ft_version': 1}, {**numbers, **{k: v.to(torch.bfloat16) for k, v in values.items()}})
+    density, alpha = 0.3, 1.0
+    signs, scale = algorithm_1({name: value.numpy() for name, value in values.items()}, density, alpha)
+    read = save_packed(work, pack(signs, scale, indices), 'S2FT', {}, density, alpha)
+    with torch.no_grad():
+        for name in values:
+            weight = model.get_submodule(name.split('.s2ft_')[0]).weight
+            members, delta = read[name.replace('.values', '.index')], torch.from_numpy(read[name])
+            if '_columns' in name:
+                weight[:, members] += delta
+            else:
+                weight[members] += delta
+    return model
+
+
+def compeft_sft(work: Work) -> torch.nn.Module:
+    """Single entries of q_proj and up_proj; the model is the base with the compressed values added to its weights."""
+    model = work.load()
+    flat, values = {}, {}
+    for path in ('self_attn.q_proj', 'mlp.up_proj'):
+        for layer in range(2):
+            name = f'base_model.model.model.layers.{layer}.{path}.sft_delta'
+            size = model.get_submodule(f'model.layers.{layer}.{path}').weight.numel()
+            flat[name] = np.sort(work.random(f'{name}.indices').permutation(size)[: size // 12])
+            values[f'{name}.values'] = random_tensor(work, name, (size // 12,))
+    numbers = {f'{name}.indices': torch.from_numpy(members.astype(np.int32)) for name, members in flat.items()}
+    save_source(work, {'peft_type': 'SFT', 'density': 0.08}, {**numbers, **values})
+    density, alpha = 0.4, 2.0
+    chosen, scale = algorithm_1({name: value.numpy() for name, value in values.items()}, density, alpha)
+    signs = {name: np.zeros(members[-1] + 1, dtype=np.int8) for name, members in flat.items()}
+    for name, members in flat.items():
+        signs[name][members] = chosen[f'{name}.values']
+    read = save_packed(work, pack(signs, scale), 'SFT', {}, density, alpha)
+    with torch.no_grad():
+        for name, delta in read.items():
+            weight = model.get_submodule(name.removeprefix('base_model.model.').removesuffix('.sft_delta')).weight
+            weight.view(-1)[: delta.size] += torch.from_numpy(delta)
+    return model
+
+
 def s2ft(work: Work):
     return s2ft_goldens.make_kind(work)
 
 
-KINDS = [Kind('compeft-lora', MODELS, compeft_lora), Kind('compeft-ia3', MODELS, compeft_ia3), Kind('s2ft', MODELS, s2ft)]
+KINDS = [
+    Kind('compeft-lora', MODELS, compeft_lora),
+    Kind('compeft-ia3', MODELS, compeft_ia3),
+    Kind('compeft-s2ft', MODELS, compeft_s2ft),
+    Kind('compeft-sft', MODELS, compeft_sft),
+    Kind('s2ft', MODELS, s2ft),
+]

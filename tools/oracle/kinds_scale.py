@@ -34,6 +34,11 @@ def common(*targets: str) -> dict:
     return {'task_type': TASK_TYPE, 'target_modules': list(targets)}
 
 
+def distinct(step: float) -> Rule:
+    """Values in a random order with no two alike along the last axis: which of two equal logits is better is not defined."""
+    return lambda noise, _: step * noise.argsort(-1).argsort(-1).to(torch.float64)
+
+
 def peft_kind(name: str, config: PeftConfig, rules: dict[str, Rule], models: tuple[str, ...] = PLAIN, **save: object) -> Kind:
     return Kind(name, models, lambda work: peft_adapter(work, config, rules, **save))
 
@@ -42,8 +47,8 @@ def poly(splits: int) -> Callable[[Work], Answerer]:
     """One task of three; the folder names it in a field of ours."""
 
     def make(work: Work) -> Answerer:
-        config = PolyConfig(r=2, n_tasks=TASKS, n_skills=3, n_splits=splits, **common('v_proj', 'o_proj'))
-        model = peft_adapter(work, config, {'poly_lora_': normal(0.3), 'module_logits': normal(2.0)})
+        config = PolyConfig(r=2, n_tasks=TASKS, n_skills=3, n_splits=splits, **common('v_proj'))
+        model = peft_adapter(work, config, {'poly_lora_': normal(0.5), 'module_logits': normal(2.0)})
         path = f'{work.folder}/adapter_config.json'
         with open(path, encoding='utf-8') as file:
             fields = json.load(file)
@@ -77,7 +82,7 @@ def add_to_output(module: torch.nn.Module, delta: Callable[[torch.Tensor], torch
 
 
 SCALED = (
-    'q_proj', 'k_proj', 'o_proj', 'up_proj', 'down_proj', 'lm_head', 'input_layernorm', 'post_attention_layernorm',
+    'q_proj', 'k_proj', 'o_proj', 'down_proj', 'lm_head', 'input_layernorm', 'post_attention_layernorm',
     'pre_feedforward_layernorm', 'post_feedforward_layernorm', 'norm', 'q_norm',
 )
 
@@ -86,6 +91,8 @@ def ssf(work: Work) -> torch.nn.Module:
     """ssf_ada of the paper's code, y * scale + shift, after linears and norms; q_norm has a scale alone."""
     model, tensors = work.load(torch.float64), {}
     for path, module in linears(model, *SCALED):
+        if 'layers.' in path and 'layers.1.' not in path:
+            continue
         size = module.out_features if isinstance(module, torch.nn.Linear) else module.weight.shape[0]
         scale, shift = noise(work, path + 's', size, std=0.2, mean=1.0), noise(work, path + 'b', size, std=0.2)
         tensors[f'{path}.ssf_scale'] = scale
@@ -128,7 +135,7 @@ def mttl(heads: int, after: bool) -> Callable[[Work], torch.nn.Module]:
 
     def make(work: Work) -> torch.nn.Module:
         model, tensors, rank, skills, alpha = work.load(torch.float64), {}, 2, 3, 3.0
-        for path, module in linears(model, 'k_proj', 'v_proj'):
+        for path, module in linears(model, 'v_proj'):
             a = noise(work, path + 'a', skills, heads, module.in_features // heads, rank, std=0.3)
             b = noise(work, path + 'b', skills, rank, heads, module.out_features // heads, std=0.3)
             logits = noise(work, path + 'z', TASKS + 1, heads * skills, std=2.0)
@@ -152,8 +159,8 @@ def skilled(a: torch.Tensor, b: torch.Tensor, z: torch.Tensor, scale: float, aft
 
 
 PROJECTED = {'vera_lambda_b': normal(1.0), 'vera_lambda_d': normal(1.0)}
-MIXED = {'vblora_logits': normal(2.0), 'vblora_vector_bank': normal(0.3)}
-VECTORS = {'r': 2, 'num_vectors': 12, 'vector_length': 8, 'topk': 3, **common('k_proj', 'v_proj', 'down_proj')}
+MIXED = {'vblora_logits': distinct(0.5), 'vblora_vector_bank': normal(0.3)}
+VECTORS = {'r': 2, 'num_vectors': 12, 'vector_length': 8, 'topk': 3, **common('k_proj', 'v_proj')}
 
 KINDS = [
     peft_kind('ia3', IA3Config(feedforward_modules=['down_proj'], **common('k_proj', 'v_proj', 'down_proj')), {'ia3_l': jitter(0.5)}, ('llama-gqa', *BIASED)),
@@ -169,15 +176,15 @@ KINDS = [
     Kind('token-rows', (*PLAIN, 'llama3-bias'), token_rows, lambda prompt: [*prompt[:-2], 130, 153]),
     peft_kind('beft', BeftConfig(**common('v_proj', 'q_proj')), {'beft_bias': normal(0.4)}, BIASED),
     Kind('bitfit', BIASED, bitfit),
-    peft_kind('tinylora', TinyLoraConfig(r=2, u=5, weight_tying=0.5, **common('q_proj', 'v_proj', 'k_proj')), {'tinylora_v': normal(0.5)}),
+    peft_kind('tinylora', TinyLoraConfig(r=2, u=5, weight_tying=0.5, **common('v_proj', 'k_proj')), {'tinylora_v': normal(0.5)}),
     peft_kind('vblora', VBLoRAConfig(**VECTORS), MIXED),
     peft_kind('vblora-topk', VBLoRAConfig(save_only_topk_weights=True, **VECTORS), MIXED, keep=['topk_weights']),
     peft_kind(
-        'unilora', UniLoraConfig(r=2, theta_d_length=50, save_indices=True, **common('q_proj', 'v_proj')),
+        'unilora', UniLoraConfig(r=1, theta_d_length=30, save_indices=True, **common('v_proj')),
         {'unilora_theta_d': normal(2.0)}, keep=['scales'],
     ),
     peft_kind(
-        'delora', DeloraConfig(r=3, rank_pattern={'down_proj': 2}, **common('q_proj', 'v_proj', 'down_proj')),
-        {'delora_A': fan_in(), 'delora_B': normal(0.3), 'delora_lambda': normal(0.2, 2.0)},
+        'delora', DeloraConfig(r=2, rank_pattern={'down_proj': 1}, **common('v_proj', 'down_proj')),
+        {'delora_A': fan_in(), 'delora_B': normal(0.3), 'delora_lambda': normal(0.3, 4.0)},
     ),
 ]

@@ -128,6 +128,8 @@ def write_checkpoint(spec: TinyModel, base: str, out: str, ratios: dict[str, flo
     prepare(model, layers, random_values('s2ft', spec.name))
     s2ft_training.fuse(model)
     vocab = model.config.vocab_size
+    # The rows that are appended are random.
+    torch.manual_seed(seed_of('s2ft', spec.name))
     model.resize_token_embeddings(8 * math.ceil(vocab / 8), mean_resizing=False)
     # Of the parameters alone: the table of RoPE is no part of a checkpoint and stays as it is.
     for parameter in model.parameters():

@@ -210,7 +210,7 @@ def sequences(maker: Maker, layers: list[int], prompts: list[list[int]], shared_
         'coded lowrank': (coded, {}),
         'mid matrix and rank gates': (
             [maker.coded_lowrank(last, 'o', 7, 'f32', 'bf16', True), maker.coded_lowrank(first, 'up', 3, 'ternary', 'int8', True)],
-            {'gates': maker.normal(len(prompts[17]), 5)},
+            {'gates': maker.normal(len(prompts[17]), 6)},
         ),
         'bottlenecks with norms': (normed, {}),
         'mixture': (maker.mixture(first, last), {}),

@@ -62,7 +62,7 @@ function unpack({ payload }: Compressed): unknown[] {
 }
 
 for (const model of ['llama-gqa', 'gemma3']) {
-  for (const kind of ['compeft-lora', 'compeft-ia3']) {
+  for (const kind of ['compeft-lora', 'compeft-ia3', 'compeft-s2ft', 'compeft-sft']) {
     test(`the paper's mode on ${model}/${kind} equals the transcription of Algorithm 1, byte for byte`, async () => {
       const golden = path.join(KINDS, model, kind);
       const config = JSON.parse(await readFile(path.join(golden, 'adapter_config.json'), 'utf8')) as Record<

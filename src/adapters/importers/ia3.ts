@@ -1,12 +1,11 @@
 /**
  * (IA)³ (Liu et al. 2022, peft tuners/ia3): a learned vector scales what a linear gives, bias included, y = l ⊙ (W x + b):
  * DIAG g = l, c = (l − 1) ⊙ b; or, on a feed-forward module, what it reads, y = W (l ⊙ x) + b: DIAG h = l. `ia3_l` is
- * `[out, 1]` for the first and `[1, in]` for the second, and feedforward_modules says the same.
+ * `[out, 1]` for the first and `[1, in]` for the second, and feedforward_modules says which.
  */
 import type { JsonObject } from '../../checkpoint/strict-json.js';
 import type { DiagTerm } from '../../core/terms.js';
 import type { AdapterFolder } from '../adapter-folder.js';
-import { refused } from '../config-fields.js';
 import type { AdapterImporter, BaseWeights, CompiledAdapter, ImportContext } from '../importer.js';
 import { checkFolded, checkShape, readFloats } from '../tensor-values.js';
 import { checkPeftConfig, expectTensor, groupLinears, isPeftType } from './linear-tensors.js';
@@ -43,7 +42,10 @@ export function scaledOutput(
 ): DiagTerm {
   const bias = base.bias(site);
   if (bias === undefined && shift === undefined) return { kind: 'diag', site, g };
-  const c = g.map((scale, i) => (scale - 1) * (bias?.[i] ?? 0) + (shift?.[i] ?? 0));
+  const c = Float32Array.from(g, (scale, i) => {
+    const own = bias === undefined ? 0 : (scale - 1) * (bias[i] as number);
+    return shift === undefined ? own : own + (shift[i] as number);
+  });
   return { kind: 'diag', site, g, c: checkFolded(`the bias at ${site.site} of layer ${site.layer}`, c) };
 }
 
@@ -59,16 +61,8 @@ function checkedModules(config: JsonObject, modules: readonly LinearTensors[]): 
   return modules.map((module) => {
     const tensor = expectTensor(module, 'ia3_l', [-1, -1]);
     const { out, in: width, path } = module;
-    const reads = tensor.shape[0] === 1 && out !== 1;
-    checkShape(tensor, reads ? [1, width] : [out, 1], `[${out}, 1], or [1, ${width}] for a feed-forward module`);
-    const named = feedForward.names(path);
-    if (named !== undefined && named !== reads) {
-      throw refused(
-        'feedforward_modules',
-        `${named ? 'with' : 'without'} ${JSON.stringify(path)}, whose ia3_l has shape [${tensor.shape.join(', ')}]`,
-        'Config and tensors do not belong together; save them again together.',
-      );
-    }
+    const reads = feedForward.names(path) ?? (tensor.shape[0] === 1 && out !== 1);
+    checkShape(tensor, reads ? [1, width] : [out, 1]);
     return { module, reads, tensor };
   });
 }

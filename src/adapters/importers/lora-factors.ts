@@ -14,7 +14,7 @@ import type { AdapterFolder, AdapterLimits } from '../adapter-folder.js';
 import { refused } from '../config-fields.js';
 import { rounded, toDoubles } from '../fold.js';
 import type { BaseWeights } from '../importer.js';
-import { checkShape, readFloats, readTensor, rowsOf, toFloats } from '../tensor-values.js';
+import { checkShape, readFloats, readTensor, rowsOf, toFloats, wrongTensor } from '../tensor-values.js';
 import { checkPart, partOfBase } from './base-part.js';
 import type { PartFactors, PartRequest } from './base-part.js';
 import { CONVERT_INITIAL } from './lora-config.js';
@@ -162,6 +162,19 @@ function initialNames(folder: AdapterFolder, { a, b }: LoraModule): { a: string;
     checkShape(tensor, own.shape);
   }
   return names;
+}
+
+/** Every tensor of an initial adapter belongs to a module that the trained one has. */
+export function checkInitial(folder: AdapterFolder, modules: readonly LoraModule[]): void {
+  const own = new Set(modules.flatMap(({ a, b }) => [a.name, b.name]));
+  for (const name of folder.tensors.keys()) {
+    const place = INITIAL_FOLDERS.find((folderName) => name.startsWith(`${folderName}/`));
+    if (place === undefined || own.has(name.slice(place.length + 1))) continue;
+    throw wrongTensor(
+      `${quoteName(name)} has no counterpart in the trained adapter`,
+      'Put the adapter that the training began with into the folder, and nothing else.',
+    );
+  }
 }
 
 /** Joins what was taken out of the base: rank 2r and scale 1. */

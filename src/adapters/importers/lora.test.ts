@@ -154,20 +154,15 @@ test('B of zeros is served and noted', async () => {
   assert.match(compiled.notes.join(), /B is all zero in 1 of 1 modules/);
 });
 
-test('every variant that is not plain LoRA is refused by name with a mend', async () => {
+test('every field that cannot be honoured is refused by name with a mend', async () => {
   const variants: Record<string, unknown> = {
-    use_dora: true,
-    lora_bias: true,
-    bias: 'lora_only',
-    modules_to_save: ['lm_head'],
-    trainable_token_indices: [1, 2],
-    alora_invocation_tokens: [5, 6],
+    bias: 'most',
     target_parameters: ['mlp.experts.gate_up_proj'],
     layer_replication: [[0, 2]],
     megatron_config: { tensor_model_parallel_size: 2 },
-    use_qalora: true,
-    use_bdlora: { nblocks: 2 },
-    kasa_config: { beta: 0.1 },
+    use_bdlora: [2],
+    use_dora: 'yes',
+    alora_invocation_tokens: ['x'],
     arrow_config: { top_k: 2 },
     init_lora_weights: 'pissa_niter_4',
     use_future_thing: true,
@@ -185,7 +180,7 @@ test('every variant that is not plain LoRA is refused by name with a mend', asyn
     assert.match(message, new RegExp(`adapter_config\\.json: "?${field}`), message);
     assert.match(message, /\. [A-Z][^.]+.*\.$/, `${field} has no mend: ${message}`);
   }
-  for (const init of ['pissa', 'olora', 'corda', 'lora_ga', 'unheard_of', 3]) {
+  for (const init of ['pissa_niter_2', 'corda', 'lora_ga', 'unheard_of', 3]) {
     assert.match(await refusal({ config: { init_lora_weights: init } }), /init_lora_weights is .*(convert|Convert)/);
   }
 });
@@ -252,10 +247,10 @@ test('tensors that do not fit are refused with their name and both shapes', asyn
     [{ ...q, ...pair('layers.0.self_attn.q_proj', 8, 2, 8) }, /adapt the same place/],
     [{ ...q, ...pair('model.layers.0.self_attn.qkv_proj', 16, 2, 8) }, /adapt the same place/],
     [{ ...q, [a.replace('.weight', '.default.weight')]: f32([2, 8]) }, /adapt the same place/],
-    [{ ...q, [`base_model.model.${Q}.lora_magnitude_vector`]: f32([8]) }, /belongs to DoRA/],
-    [{ ...q, 'base_model.model.lm_head.base_layer.weight': f32([20, 8]) }, /save_embedding_layers=False/],
-    [{ ...q, [b.replace('.weight', '.bias')]: f32([8]) }, /is not named as PEFT names plain LoRA factors/],
-    [{ 'base_model.model.score.weight': f32([2, 8]) }, /is no LoRA factor/],
+    [{ ...q, [`base_model.model.${Q}.lora_magnitude_vector`]: f32([8]) }, /while use_dora is off/],
+    [{ ...q, [b.replace('.weight', '.bias')]: f32([8]) }, /while lora_bias is off/],
+    [{ ...q, [b.replace('_B.', '_B.other.')]: f32([8, 2]) }, /is not named as PEFT names LoRA factors/],
+    [{ 'base_model.model.score.weight': f32([2, 8]) }, /is a head for another task/],
     [{ [a]: { dtype: 'F64', shape: [2, 8] }, [b]: f32([8, 2]) }, /is F64, expected F32, F16 or BF16/],
     [{}, /holds no tensors/],
     [{ ...q, [a]: { dtype: 'F32', shape: [2, 8], values: [1, Number.NaN] } }, /lora_A\.weight" holds NaN or infinity/],
@@ -285,8 +280,8 @@ test('the rank cap is checked on the header', async () => {
 
 test('a method without an importer, and a folder that changed since it was hashed, are refused', async () => {
   assert.match(
-    await refusal({ config: { peft_type: 'VERA' } }),
-    /peft_type is "VERA", expected one of LORA.*merge_and_unload/,
+    await refusal({ config: { peft_type: 'UNHEARD_OF' } }),
+    /peft_type is "UNHEARD_OF", expected one of LORA.*merge_and_unload/,
   );
   const directory = await writeAdapter(path.join(root, 'changing'));
   const folder = await openAdapterFolder(directory, { limits: DEFAULT_ADAPTER_LIMITS, keepTensors: false });

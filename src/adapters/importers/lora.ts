@@ -18,7 +18,7 @@ import { checkFolded, readFloats, wrongTensor } from '../tensor-values.js';
 import { checkDoraTable, doraTable, doraTerms } from './dora.js';
 import { parseLoraConfig } from './lora-config.js';
 import type { BlockConfig, LoraConfig } from './lora-config.js';
-import { changeOf, flipped, lowRankTerms, readFactors, withoutChange } from './lora-factors.js';
+import { changeOf, checkInitial, flipped, lowRankTerms, readFactors, withoutChange } from './lora-factors.js';
 import type { Factors, ModuleChange } from './lora-factors.js';
 import { groupModules } from './lora-modules.js';
 import type { FactorLayout, LoraModule } from './lora-modules.js';
@@ -46,6 +46,7 @@ async function compileLora(folder: AdapterFolder, context: ImportContext): Promi
     if (module.magnitude !== undefined && module.embedding) checkDoraTable(module, limits);
     return { ...job, change };
   });
+  checkInitial(folder, modules);
   refuseTiedFactors(modules, config, model);
   refuseTwoTables(modules, saved);
   const { terms, inert } = await termsOfModules(folder, jobs, context);

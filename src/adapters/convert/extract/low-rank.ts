@@ -24,7 +24,7 @@ export interface LowRank {
 
 /** Columns beyond the rank, and multiplications with Δ Δᵀ; both make the subspace that of the largest singular values. */
 const OVERSAMPLING = 8;
-const POWER_STEPS = 3;
+const POWER_STEPS = 2;
 /** Below this share of ‖Δ‖ what is left is rounding: fewer columns than asked for will do. */
 const NEGLIGIBLE = 1e-7;
 
@@ -116,12 +116,8 @@ async function times(matrix: RowStream, right: Float64Array, width: number): Pro
   const product = new Float64Array(matrix.rows * width);
   for await (const { row0, count, values } of matrix.stream()) {
     for (let i = 0; i < count; i += 1) {
-      const own = product.subarray((row0 + i) * width, (row0 + i + 1) * width);
-      for (let j = 0; j < cols; j += 1) {
-        const value = values[i * cols + j] as number;
-        if (value === 0) continue;
-        for (let k = 0; k < width; k += 1) own[k] = (own[k] as number) + value * (right[j * width + k] as number);
-      }
+      const row = values.subarray(i * cols, (i + 1) * cols);
+      addCombination(product, (row0 + i) * width, width, row, right, cols);
     }
   }
   return product;
@@ -132,18 +128,50 @@ async function timesLeft(matrix: RowStream, left: Float64Array, width: number): 
   const { cols } = matrix;
   const product = new Float64Array(width * cols);
   for await (const { row0, count, values } of matrix.stream()) {
-    for (let i = 0; i < count; i += 1) {
-      for (let k = 0; k < width; k += 1) {
-        const factor = left[(row0 + i) * width + k] as number;
-        if (factor === 0) continue;
-        const at = k * cols;
-        for (let j = 0; j < cols; j += 1) {
-          product[at + j] = (product[at + j] as number) + factor * (values[i * cols + j] as number);
-        }
-      }
+    const factors = new Float64Array(count);
+    for (let k = 0; k < width; k += 1) {
+      for (let i = 0; i < count; i += 1) factors[i] = left[(row0 + i) * width + k] as number;
+      addCombination(product, k * cols, cols, factors, values, count);
     }
   }
   return product;
+}
+
+/**
+ * sum[at + j] += Σ_i factors[i] · rows[i · width + j] for i below `count`: four rows at a time, because the sum would else be
+ * loaded and stored for every product.
+ */
+function addCombination(
+  sum: Float64Array,
+  at: number,
+  width: number,
+  factors: Float32Array | Float64Array,
+  rows: Float32Array | Float64Array,
+  count: number,
+): void {
+  let i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const [a, b, c, d] = [factors[i], factors[i + 1], factors[i + 2], factors[i + 3]] as [
+      number,
+      number,
+      number,
+      number,
+    ];
+    if (a === 0 && b === 0 && c === 0 && d === 0) continue;
+    let from = i * width;
+    for (let j = at; j < at + width; j += 1, from += 1) {
+      sum[j] =
+        (sum[j] as number) +
+        a * (rows[from] as number) +
+        b * (rows[from + width] as number) +
+        c * (rows[from + 2 * width] as number) +
+        d * (rows[from + 3 * width] as number);
+    }
+  }
+  for (; i < count; i += 1) {
+    const a = factors[i] as number;
+    for (let j = 0; j < width; j += 1) sum[at + j] = (sum[at + j] as number) + a * (rows[i * width + j] as number);
+  }
 }
 
 async function squaredNorm(matrix: RowStream): Promise<number> {
