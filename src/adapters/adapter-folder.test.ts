@@ -5,8 +5,9 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 
 import { ManyfoldError } from '../core/errors.js';
-import { DEFAULT_ADAPTER_LIMITS, openAdapterFolder } from './adapter-folder.js';
+import { DEFAULT_ADAPTER_LIMITS, isAdapterFolder, openAdapterFolder } from './adapter-folder.js';
 import { resolveContained } from './contained-path.js';
+import { ggufBytes } from './testing/gguf-file.js';
 import { PLAIN_CONFIG, safetensorsBytes, writeAdapter } from './testing/peft-folder.js';
 import { adapterVersion, canonicalJson } from './version.js';
 
@@ -175,4 +176,38 @@ test('the tensor order of the file does not change the version', async () => {
     await folder.close();
   }
   assert.equal(versions[0], versions[1]);
+});
+
+test('files of MLX-LM and llama.cpp, and initial adapters, are held to the same rules', async () => {
+  const outside = path.join(root, 'outside-containers');
+  const inside = path.join(root, 'inside-containers');
+  await mkdir(outside, { recursive: true });
+  await mkdir(path.join(inside, 'mlx'), { recursive: true });
+  await mkdir(path.join(inside, 'gguf'));
+  const tensors = safetensorsBytes({ x: { dtype: 'F32', shape: [4] } });
+  await writeFile(path.join(outside, 'adapters.safetensors'), tensors);
+  await writeFile(path.join(outside, 'a.gguf'), ggufBytes({}, { x: { shape: [4], values: [1, 2, 3, 4] } }));
+  await writeFile(path.join(inside, 'mlx', 'adapter_config.json'), '{}');
+  await symlink(path.join(outside, 'adapters.safetensors'), path.join(inside, 'mlx', 'adapters.safetensors'));
+  await symlink(path.join(outside, 'a.gguf'), path.join(inside, 'gguf', 'a.gguf'));
+  await writeAdapter(path.join(inside, 'peft'), { config: { init_lora_weights: 'pissa' } });
+  await mkdir(path.join(outside, 'pissa_init'));
+  await writeFile(path.join(outside, 'pissa_init', 'adapter_model.safetensors'), tensors);
+  await symlink(path.join(outside, 'pissa_init'), path.join(inside, 'peft', 'pissa_init'));
+  const names = { mlx: 'x', gguf: 'x', peft: 'pissa_init/x' };
+  for (const [place, name] of Object.entries(names)) {
+    const directory = path.join(inside, place);
+    assert.equal((await refusal(directory, { ...OPEN, root: inside })).code, 'forbidden', place);
+    const small = { limits: { ...DEFAULT_ADAPTER_LIMITS, maxBytes: 15 }, keepTensors: true };
+    assert.match((await refusal(directory, small)).message, /bytes of tensors, at most 15 are allowed/);
+    // Without a root the operator named the folder.
+    const folder = await openAdapterFolder(directory, OPEN);
+    assert.equal((await folder.read(name)).byteLength, 16, place);
+    await folder.close();
+  }
+});
+
+test('a folder is an adapter by its config or its only GGUF file', () => {
+  assert.ok(isAdapterFolder(['adapter_config.json']) && isAdapterFolder(['a.gguf', 'README.md']));
+  assert.ok(!isAdapterFolder(['a.gguf', 'b.gguf']) && !isAdapterFolder(['model.safetensors']));
 });

@@ -37,7 +37,7 @@ function errors(a: Float64Array, n: number, values: Float64Array, vectors: Float
 test('eigenpairs of matrices of many sizes, ascending and orthonormal', async () => {
   for (const n of [1, 2, 3, 4, 7, 20, 65]) {
     const a = symmetric(n);
-    const { values, vectors } = await symmetricEigen(a.slice(), n);
+    const { values, vectors } = await symmetricEigen(a.slice(), n, { first: 0, count: n });
     const [residual, skew] = errors(a, n, values, vectors);
     assert.ok(residual < 1e-12 * n && skew < 1e-12 * n, `${n}: ${residual}, ${skew}`);
     assert.deepEqual(values, values.slice().sort());
@@ -55,7 +55,9 @@ test('equal, zero and far apart eigenvalues', async () => {
     diagonal.forEach((value, i) => {
       a[i * n + i] = value;
     });
-    const { values } = await symmetricEigen(a, n);
+    const { values, vectors } = await symmetricEigen(a.slice(), n, { first: 0, count: n });
+    const [residual, skew] = errors(a, n, values, vectors);
+    assert.ok(residual <= 1e-15 * Math.max(...diagonal.map(Math.abs)) * 100 && skew < 1e-13, `${residual}, ${skew}`);
     assert.deepEqual(
       [...values],
       diagonal.slice().sort((x, y) => x - y),
@@ -64,7 +66,22 @@ test('equal, zero and far apart eigenvalues', async () => {
   // u uᵀ has one eigenvalue |u|² and zeros.
   const u = Float64Array.from({ length: 9 }, (_, i) => i - 3);
   const rankOne = Float64Array.from({ length: 81 }, (_, i) => (u[Math.floor(i / 9)] as number) * (u[i % 9] as number));
-  const { values } = await symmetricEigen(rankOne, 9);
+  const { values, vectors } = await symmetricEigen(rankOne.slice(), 9, { first: 0, count: 9 });
   assert.ok(Math.abs((values[8] as number) - 69) < 1e-12 * 69);
   assert.ok(values.subarray(0, 8).every((value) => Math.abs(value) < 1e-12));
+  const [residual, skew] = errors(rankOne, 9, values, vectors);
+  assert.ok(residual < 1e-12 && skew < 1e-13, `${residual}, ${skew}`);
+});
+
+test('some vectors are those of all', async () => {
+  const n = 24;
+  const a = symmetric(n);
+  const all = await symmetricEigen(a.slice(), n, { first: 0, count: n });
+  const some = await symmetricEigen(a.slice(), n, { first: 20, count: 4 });
+  for (let k = 0; k < 4; k += 1) {
+    let dot = 0;
+    for (let i = 0; i < n; i += 1)
+      dot += (all.vectors[(20 + k) * n + i] as number) * (some.vectors[k * n + i] as number);
+    assert.ok(Math.abs(Math.abs(dot) - 1) < 1e-12);
+  }
 });

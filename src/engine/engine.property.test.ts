@@ -148,6 +148,20 @@ const CROWD: [Traffic[], Partial<EngineLimits>] = [
   { pageTokens: 4, kvPages: 15, maxChunk: 7, maxNumSeqs: 12, maxQueue: 100, maxModelLen: MAX_MODEL_LEN },
 ];
 
+/** One after another with the same beginning: the second finds the pages of the first, whatever the seed. */
+const FOLLOWERS: [Traffic[], Partial<EngineLimits>] = [
+  [1, 2].map((end) => ({
+    promptIds: [...(BEGINNINGS[0] ?? []), end],
+    sampling: { temperature: 0, maxTokens: 4, ignoreEos: true },
+    adapter: 1,
+    salt: 0,
+    delay: 0,
+    cancelAfter: undefined,
+    emitted: 0,
+  })),
+  { pageTokens: 4, kvPages: 15, maxNumSeqs: 1, maxQueue: 100, maxModelLen: MAX_MODEL_LEN },
+];
+
 test('every sequence has the tokens that it has alone, and nothing is left over', async () => {
   const totals = { preemptions: 0, widest: 0, stops: 0, hits: 0 };
   await fc.assert(
@@ -165,7 +179,7 @@ test('every sequence has the tokens that it has alone, and nothing is left over'
       totals.stops += alone.filter(({ last }) => last.type === 'done' && last.stopId !== undefined).length;
       await closeClean(busy);
     }),
-    { numRuns: 80, examples: [CROWD] },
+    { numRuns: 80, examples: [CROWD, FOLLOWERS] },
   );
   assert.ok(totals.preemptions > 8, `only ${totals.preemptions} preemptions happened`);
   assert.ok(totals.widest >= 3, `no step had more than ${totals.widest} sequences`);

@@ -122,7 +122,6 @@ export const TRIPWIRES = { typescriptFile: 400, nativeFile: 600, functionLines: 
 /** Files (`path`) and functions (`path#name`) that may be longer, with the reason. An entry that is no longer needed fails. */
 export const LONG: Readonly<Record<string, string>> = {
   'src/config/options.ts': 'a table: one entry an option, nothing but data',
-  'src/adapters/importers/shared-projections.test.ts': 'small cases and refusals of six methods that share projections',
   'native/test/cpu_terms_test.cpp#check_slices': 'one ragged case written out: packing, both kernels, the reference',
   'src/engine/build-plan.test.ts#a mixed step has exactly these arrays':
     'a plan written out array by array; nothing but data',

@@ -17,8 +17,11 @@ export interface PartFactors {
   readonly right: Float64Array;
 }
 
-/** Rows or columns, the fewer of the two, up to which singular vectors are computed: some seconds a weight. */
-export const MAX_SINGULAR_SIZE = 1536;
+/**
+ * Multiplications that the singular vectors of all weights of one adapter may take, some minutes: all linears of a model of
+ * 30 layers and 576 dimensions take 1e11.
+ */
+const MAX_OPERATIONS = 3e11;
 /** Least distance of the singular values on both sides of the cut, in units of the largest: else the part is not defined. */
 const LEAST_GAP = 1e-7;
 
@@ -34,20 +37,26 @@ export interface PartRequest {
   readonly path: string;
 }
 
-/** Before anything is read: whether the part can be computed at all. */
-export function checkPart({ out, in: width }: BaseMatrix, { part, rank, field, path }: PartRequest): void {
-  const size = Math.min(out, width);
-  const most = part === 'smallest' ? size - 1 : size;
-  if (rank > most) {
-    throw refused(field, `on with rank ${rank} for ${path}, whose weight has ${size} singular values`, CONVERT);
+/** Before anything is read: whether the parts can be computed at all, and in a time that one may wait. */
+export function checkParts(parts: readonly { readonly matrix: BaseMatrix; readonly request: PartRequest }[]): void {
+  let operations = 0;
+  for (const { matrix, request } of parts) {
+    const { part, rank, field, path } = request;
+    const size = Math.min(matrix.out, matrix.in);
+    const most = part === 'smallest' ? size - 1 : size;
+    if (rank > most) {
+      throw refused(field, `on with rank ${rank} for ${path}, whose weight has ${size} singular values`, CONVERT);
+    }
+    if (part === 'columns') continue;
+    operations += size * size * (matrix.out + matrix.in + size);
+    if (operations <= MAX_OPERATIONS) continue;
+    throw refused(
+      field,
+      `on for ${parts.length} weights such as ${path} of [${matrix.out}, ${matrix.in}], whose singular vectors would take ` +
+        'too long to compute at load',
+      CONVERT,
+    );
   }
-  if (part === 'columns' || size <= MAX_SINGULAR_SIZE) return;
-  throw refused(
-    field,
-    `on for ${path} of [${out}, ${width}]: singular vectors of more than ${MAX_SINGULAR_SIZE} rows and columns would take ` +
-      'minutes at load',
-    CONVERT,
-  );
 }
 
 export async function partOfBase(base: BaseWeights, matrix: BaseMatrix, request: PartRequest): Promise<PartFactors> {
@@ -68,8 +77,8 @@ export async function partOfBase(base: BaseWeights, matrix: BaseMatrix, request:
 /** `[rank, n]`: eigenvectors of a Gram matrix `[n, n]`. */
 async function singularVectors(gram: Float64Array, n: number, request: PartRequest): Promise<Float64Array> {
   const { part, rank, field, path } = request;
-  const { values, vectors } = await symmetricEigen(gram, n);
   const first = part === 'largest' ? n - rank : 0;
+  const { values, vectors } = await symmetricEigen(gram, n, { first, count: rank });
   const cut = part === 'largest' ? first : rank;
   const singular = (i: number): number => Math.sqrt(Math.max(0, values[i] ?? 0));
   if (cut > 0 && cut < n && !(singular(cut) - singular(cut - 1) > LEAST_GAP * singular(n - 1))) {
@@ -79,7 +88,7 @@ async function singularVectors(gram: Float64Array, n: number, request: PartReque
       CONVERT,
     );
   }
-  return vectors.slice(first * n, (first + rank) * n);
+  return vectors;
 }
 
 async function wholeBase(base: BaseWeights, matrix: BaseMatrix): Promise<Float32Array> {

@@ -15,7 +15,7 @@ import { refused } from '../config-fields.js';
 import { rounded, toDoubles } from '../fold.js';
 import type { BaseWeights } from '../importer.js';
 import { checkShape, readFloats, readTensor, rowsOf, toFloats, wrongTensor } from '../tensor-values.js';
-import { checkPart, partOfBase } from './base-part.js';
+import { partOfBase } from './base-part.js';
 import type { PartFactors, PartRequest } from './base-part.js';
 import { CONVERT_INITIAL } from './lora-config.js';
 import type { BaseChange } from './lora-config.js';
@@ -144,9 +144,7 @@ export function changeOf(
       `${CONVERT_INITIAL}, or put the initial adapter into a folder ${INITIAL_FOLDERS[0]} beside it.`,
     );
   }
-  const request = { part, rank, field, path };
-  checkPart(module, request);
-  return { kind: 'computed', request };
+  return { kind: 'computed', request: { part, rank, field, path } };
 }
 
 function initialNames(folder: AdapterFolder, { a, b }: LoraModule): { a: string; b: string } | undefined {

@@ -15,6 +15,7 @@ import type { AdapterFolder, AdapterLimits } from '../adapter-folder.js';
 import { refused } from '../config-fields.js';
 import type { AdapterImporter, CompiledAdapter, ImportContext } from '../importer.js';
 import { checkFolded, readFloats, wrongTensor } from '../tensor-values.js';
+import { checkParts } from './base-part.js';
 import { checkDoraTable, doraTable, doraTerms } from './dora.js';
 import { parseLoraConfig } from './lora-config.js';
 import type { BlockConfig, LoraConfig } from './lora-config.js';
@@ -47,6 +48,11 @@ async function compileLora(folder: AdapterFolder, context: ImportContext): Promi
     return { ...job, change };
   });
   checkInitial(folder, modules);
+  checkParts(
+    jobs.flatMap(({ module, change }) =>
+      change?.kind === 'computed' ? [{ matrix: module, request: change.request }] : [],
+    ),
+  );
   refuseTiedFactors(modules, config, model);
   refuseTwoTables(modules, saved);
   const { terms, inert } = await termsOfModules(folder, jobs, context);
