@@ -3,7 +3,7 @@
 // it is timed, and each figure stands beside its bound: the larger of its arithmetic at the
 // measured peak and its bytes at the measured bandwidth.
 //
-// Arguments: parts to run (bounds, linears, attention, steps; all without), and isa=NAME,
+// Arguments: parts to run (bounds, linears, terms, attention, steps; all without), and isa=NAME,
 // threads=N, wait=SECONDS (to wait in all for others to leave the machine).
 #include <cmath>
 #include <cstdio>
@@ -19,6 +19,7 @@
 #include "../cpu/kv_pool.h"
 #include "../model/forward.h"
 #include "machine.h"
+#include "terms_bench.h"
 #include "timing.h"
 
 namespace manyfold::bench {
@@ -475,6 +476,9 @@ void run(const Options& options) {
   use_cpu_time = rig.pool.threads() == 1;
   print_bounds(rig);
   if (options.wants("linears")) Linears(rig).print();
+  if (options.wants("terms")) {
+    print_terms(rig.model, rig.kernels, rig.pool, rig.bounds.read_gbs);
+  }
   if (options.wants("attention") || options.wants("steps")) {
     Steps steps(rig);
     if (options.wants("attention")) steps.print_attention();

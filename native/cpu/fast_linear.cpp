@@ -11,13 +11,12 @@
 #include <algorithm>
 
 #include "../core/error.h"
-#include "reference/term_ops.h"
 
 namespace manyfold {
 namespace {
 
 // Rows that one item of the first part takes.
-constexpr int32_t kInputRows = 16;
+constexpr int32_t kInputRows = kRareRows;
 constexpr int32_t kReduceRows = 48;
 // Chunks of outputs for each thread: enough that a thread which lost its core for a while does not
 // hold the others up.
@@ -37,7 +36,7 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
       rounds_(kernels.rounds_inputs && dtype == Dtype::kBf16),
       max_rows_(max_rows),
       input_stride_(row_stride(widest_input)),
-      unit_(std::max(kernels.panel_rows(dtype), kernels.spread_rows())),
+      unit_(std::max({kernels.panel_rows(dtype), kernels.spread_rows(), kSliceWindow})),
       threads_(static_cast<size_t>(pool.threads())) {
   members_.reserve(kMaxTargets);
   if (rounds_) {
@@ -47,18 +46,18 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
 
 void FastLinear::reserve(const TermLimits& limits) {
   const auto rows = static_cast<size_t>(max_rows_);
-  const int64_t stride = round_up(limits.stack_ranks, kRowPad);
+  const int64_t stride = round_up(limits.stack_width, kRowPad);
   if (stride > reduced_stride_) {
-    reduced_ = HugeBuffer(rows * static_cast<size_t>(stride) * 4, "adapters' inner products");
+    reduced_ = HugeBuffer(rows * static_cast<size_t>(stride) * 4, "adapters' inner values");
     reduced_stride_ = stride;
   }
   if (limits.chain_floats > chain_floats_) {
-    inner_ =
-        HugeBuffer(rows * static_cast<size_t>(limits.chain_floats) * 4, "adapters' inner values");
+    chain_results_ =
+        HugeBuffer(rows * static_cast<size_t>(limits.chain_floats) * 4, "adapters' chains");
     chain_floats_ = limits.chain_floats;
   }
   for (ThreadState& thread : threads_) {
-    thread.scratch.resize(static_cast<size_t>(limits.chain_scratch));
+    thread.scratch.resize(static_cast<size_t>(limits.scratch));
   }
   if (limits.scales_inputs && !scales_) {
     const size_t copies = kMaxTargets * rows * static_cast<size_t>(input_stride_);
@@ -75,8 +74,9 @@ void FastLinear::run(const LinearJob& job, Counters& counters) {
   plan_members(job);
   plan_reduces(job);
   plan_chains(job);
-  const bool copies = rounds_ || std::any_of(members_.begin(), members_.end(),
-                                             [](const Member& m) { return m.scaled; });
+  const bool copies =
+      (rounds_ && !job.terms_only) ||
+      std::any_of(members_.begin(), members_.end(), [](const Member& m) { return m.scaled; });
   const int32_t input_items = copies ? blocks(job.rows, kInputRows) : 0;
   const int32_t chain_items = input_items + static_cast<int32_t>(reduces_.size());
   const int32_t items = chain_items + static_cast<int32_t>(chains_.size());
@@ -88,15 +88,15 @@ void FastLinear::run(const LinearJob& job, Counters& counters) {
     } else if (item < chain_items) {
       reduce(job, reduces_[static_cast<size_t>(item - input_items)]);
     } else {
-      run_inner(job, chains_[static_cast<size_t>(item - chain_items)], scratch);
+      run_chain(job, chains_[static_cast<size_t>(item - chain_items)], scratch);
     }
   });
-  if (std::any_of(members_.begin(), members_.end(), [](const Member& m) { return m.mixed; })) {
+  if (mixes_.empty()) {
+    run_outputs_in_chunks(job, Part::kAll);
+  } else {
     run_outputs_in_chunks(job, Part::kBase);
     mix_outputs(job);
     run_outputs_in_chunks(job, Part::kTerms);
-  } else {
-    run_outputs_in_chunks(job, Part::kAll);
   }
   count(job, counters);
 }
@@ -129,9 +129,7 @@ void FastLinear::plan_members(const LinearJob& job) {
     member.first_unit = unit;
     unit += blocks(member.matrix->rows, unit_);
     for (const RowGroup& group : job.groups->groups()) {
-      const SiteTerms* terms = group.set->rare(target.site);
-      member.scaled |= terms != nullptr && terms->changes_input();
-      member.mixed |= terms != nullptr && terms->post.has_value();
+      member.scaled |= group.set->changes_input(target.site);
     }
     member.u = member.scaled ? scaled_.as<float>() + i * copy : job.x;
     member.input = member.u;
@@ -149,75 +147,100 @@ void FastLinear::plan_reduces(const LinearJob& job) {
   group_v_.clear();
   float* v = reduced_.as<float>();
   for (const RowGroup& group : job.groups->groups()) {
-    const LowRankStack* stack = group.set->stack(job.targets.front().site);
+    const PackedStack* stack = group.set->stack(job.targets.front().site);
     if (stack == nullptr) continue;
     group_v_.emplace_back(&group, v);
-    add_reduce(job, group, *stack, v);
-    v += group.count * round_up(stack->ranks, kRowPad);
+    for (const StackPart& part : stack->parts) add_reduce(job, group, *stack, part, v);
+    v += group.count * round_up(stack->width, kRowPad);
+  }
+}
+
+// A group is cut by rows, and by ranks too where there would be fewer items than threads.
+void FastLinear::add_reduce(const LinearJob& job, const RowGroup& group, const PackedStack& stack,
+                            const StackPart& part, float* v) {
+  const int32_t vectors = blocks(part.ranks, kernels_.lanes);
+  const int32_t row_blocks = blocks(group.count, kReduceRows);
+  const auto groups = static_cast<int32_t>(job.groups->groups().size());
+  const int32_t wanted = blocks(pool_.threads() * 2, groups * row_blocks);
+  const bool whole = pool_.threads() == 1 || part.kind == StackPart::Kind::kGather;
+  const int32_t pieces = whole ? 1 : std::clamp(wanted, 1, blocks(vectors, 2));
+  for (int32_t block = 0; block < row_blocks; ++block) {
+    const int32_t row0 = group.count * block / row_blocks;
+    const int32_t row1 = group.count * (block + 1) / row_blocks;
+    for (int32_t piece = 0; piece < pieces; ++piece) {
+      reduces_.push_back({&stack, &part, &group, v, round_up(stack.width, kRowPad), row0,
+                          row1 - row0, vectors * piece / pieces, vectors * (piece + 1) / pieces});
+    }
   }
 }
 
 void FastLinear::plan_chains(const LinearJob& job) {
   chains_.clear();
-  float* inner = inner_.as<float>();
+  mixes_.clear();
+  float* result = chain_results_.as<float>();
   for (const RowGroup& group : job.groups->groups()) {
     for (const Member& member : members_) {
-      const SiteTerms* terms = group.set->rare(member.site);
-      if (terms == nullptr) continue;
-      for (const BlockChain& chain : terms->additive) {
-        if (chain.inner_width() == 0) continue;
-        chains_.push_back({&chain, &group, inner});
-        inner += int64_t{group.count} * chain.inner_width();
+      const PackedSite* site = group.set->packed(member.site);
+      if (site == nullptr) continue;
+      if (site->post) {
+        add_chain(mixes_, {&*site->post, &group, &member, nullptr, 0, 0, 0});
+      }
+      for (const PackedChain& chain : site->additive) {
+        const int64_t stride = round_up(chain.out(), kRowPad);
+        add_chain(chains_, {&chain, &group, &member, result, stride, 0, 0});
+        result += group.count * stride;
       }
     }
   }
 }
 
-void FastLinear::run_inner(const LinearJob& job, const ChainItem& item, float* scratch) {
-  float* inner = item.inner;
-  for (const int32_t row : job.groups->rows(*item.group)) {
-    item.chain->run_inner(job.x + row * job.x_stride, scratch, inner);
-    inner += item.chain->inner_width();
+// Cuts a group's rows into items.
+void FastLinear::add_chain(std::vector<ChainItem>& items, ChainItem item) {
+  for (item.row0 = 0; item.row0 < item.group->count; item.row0 += kRareRows) {
+    item.count = std::min(kRareRows, item.group->count - item.row0);
+    items.push_back(item);
   }
 }
 
-// A group is cut by rows, and by ranks too where there would be fewer items than threads.
-void FastLinear::add_reduce(const LinearJob& job, const RowGroup& group, const LowRankStack& stack,
-                            float* v) {
-  const int32_t vectors = blocks(stack.ranks, kernels_.lanes);
-  const int32_t row_blocks = blocks(group.count, kReduceRows);
-  const auto groups = static_cast<int32_t>(job.groups->groups().size());
-  const int32_t wanted = blocks(pool_.threads() * 2, groups * row_blocks);
-  const int32_t parts = pool_.threads() == 1 ? 1 : std::clamp(wanted, 1, blocks(vectors, 2));
-  for (int32_t block = 0; block < row_blocks; ++block) {
-    const int32_t row0 = group.count * block / row_blocks;
-    const int32_t row1 = group.count * (block + 1) / row_blocks;
-    for (int32_t part = 0; part < parts; ++part) {
-      reduces_.push_back({&stack, &group, v, round_up(stack.ranks, kRowPad), row0, row1 - row0,
-                          vectors * part / parts, vectors * (part + 1) / parts});
-    }
+// An additive chain of x, or Q of a member's base products.
+void FastLinear::run_chain(const LinearJob& job, const ChainItem& item, float* scratch) {
+  const int32_t* rows = job.groups->rows(*item.group).data() + item.row0;
+  if (item.result == nullptr) {
+    item.chain->replace(kernels_, {item.member->y, item.member->y_stride, rows, item.count},
+                        scratch);
+    return;
+  }
+  int64_t stride = 0;
+  const RowsOf x{const_cast<float*>(job.x), job.x_stride, rows, item.count};
+  const float* result = item.chain->run(kernels_, x, scratch, &stride);
+  for (int32_t m = 0; m < item.count; ++m) {
+    std::copy_n(result + m * stride, item.stride, item.result + (item.row0 + m) * item.stride);
   }
 }
 
 // M (h ⊙ x) in the member's copy of rows row0 .. row0 + count - 1.
 void FastLinear::change_inputs(const LinearJob& job, const Member& member, int32_t row0,
                                int32_t count, float* scratch) {
-  const int32_t cols = member.matrix->cols;
+  const int64_t padded = round_up(member.matrix->cols, kRowPad);
   float* u = const_cast<float*>(member.u);
   for (int32_t row = row0; row < row0 + count; ++row) {
-    std::copy_n(job.x + row * job.x_stride, round_up(cols, kRowPad), u + row * input_stride_);
+    std::copy_n(job.x + row * job.x_stride, padded, u + row * input_stride_);
   }
   for (const RowGroup& group : job.groups->groups()) {
-    const SiteTerms* terms = group.set->rare(member.site);
-    if (terms == nullptr || !terms->changes_input()) continue;
-    for (const int32_t row : job.groups->rows(group)) {
-      if (row < row0 || row >= row0 + count) continue;
-      float* of_row = u + row * input_stride_;
-      if (terms->diag && !terms->diag->h.empty()) {
-        multiply_row(terms->diag->h.data(), of_row, cols, of_row);
+    if (!group.set->changes_input(member.site)) continue;
+    const std::span<const int32_t> rows = job.groups->rows(group);
+    const auto first = std::lower_bound(rows.begin(), rows.end(), row0);
+    const auto last = std::lower_bound(first, rows.end(), row0 + count);
+    if (first == last) continue;
+    const RowsOf of_group{u, input_stride_, &*first, static_cast<int32_t>(last - first)};
+    const Diag* diag = group.set->diag(member.site);
+    if (diag != nullptr && !diag->h.empty()) {
+      for (int32_t m = 0; m < of_group.count; ++m) {
+        kernels_.multiply(diag->h.data(), padded, of_group.row(m));
       }
-      if (terms->pre) terms->pre->replace(of_row, scratch);
     }
+    const PackedSite* site = group.set->packed(member.site);
+    if (site != nullptr && site->pre) site->pre->replace(kernels_, of_group, scratch);
   }
 }
 
@@ -242,33 +265,68 @@ void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t coun
 }
 
 void FastLinear::reduce(const LinearJob& job, const ReduceItem& item) {
-  const LowRankStack& stack = *item.stack;
+  const StackPart& part = *item.part;
   const std::span<const int32_t> rows =
       job.groups->rows(*item.group)
           .subspan(static_cast<size_t>(item.row0), static_cast<size_t>(item.count));
-  float* v = item.v + item.row0 * item.v_stride;
-  kernels_.reduce({.dtype = stack.dtype,
-                   .a = stack.a,
-                   .ranks = stack.ranks,
-                   .cols = stack.cols,
-                   .vector0 = item.vector0,
-                   .vector1 = item.vector1,
-                   .x = job.x,
-                   .x_stride = job.x_stride,
-                   .rows = rows.data(),
-                   .count = item.count,
-                   .factor = stack.factor.data(),
-                   .v = v,
-                   .v_stride = item.v_stride});
-  const int32_t rank0 = item.vector0 * kernels_.lanes;
-  const int32_t rank1 = std::min(stack.ranks, item.vector1 * kernels_.lanes);
+  float* v = item.v + item.row0 * item.v_stride + part.first;
+  const float* factor = item.stack->factor.data() + part.first;
+  switch (part.kind) {
+    case StackPart::Kind::kFactor:
+      kernels_.reduce({.dtype = part.dtype,
+                       .a = part.a,
+                       .ranks = part.ranks,
+                       .cols = item.stack->cols,
+                       .vector0 = item.vector0,
+                       .vector1 = item.vector1,
+                       .x = job.x,
+                       .x_stride = job.x_stride,
+                       .rows = rows.data(),
+                       .count = item.count,
+                       .factor = factor,
+                       .v = v,
+                       .v_stride = item.v_stride});
+      break;
+    case StackPart::Kind::kSliced: {
+      SlicedArgs args = part.sliced.args();
+      args.factor = factor;
+      args.slice0 = item.vector0;
+      args.slice1 = item.vector1;
+      args.x = job.x;
+      args.x_stride = job.x_stride;
+      args.x_rows = rows.data();
+      args.count = item.count;
+      args.out = v;
+      args.out_stride = item.v_stride;
+      kernels_.sliced(args);
+      break;
+    }
+    case StackPart::Kind::kGather: {
+      const int64_t padded = round_up(part.ranks, kernels_.lanes);
+      for (int32_t m = 0; m < item.count; ++m) {
+        float* to = v + m * item.v_stride;
+        const int32_t row = rows[static_cast<size_t>(m)];
+        kernels_.gather(job.x + row * job.x_stride, part.index, padded, to);
+        if (part.scaled) kernels_.multiply(factor, padded, to);
+      }
+      return;  // no gate acts on these
+    }
+  }
+  multiply_gates(job, item, rows);
+}
+
+void FastLinear::multiply_gates(const LinearJob& job, const ReduceItem& item,
+                                std::span<const int32_t> rows) {
+  const int32_t rank0 = item.part->first + item.vector0 * kernels_.lanes;
+  const int32_t rank1 =
+      item.part->first + std::min(item.part->ranks, item.vector1 * kernels_.lanes);
   for (size_t i = 0; i < rows.size(); ++i) {
     const float* gate = job.gates.of(rows[i]);
     if (gate == nullptr) continue;
-    float* of_row = v + static_cast<int64_t>(i) * item.v_stride;
+    float* v = item.v + (item.row0 + static_cast<int64_t>(i)) * item.v_stride;
     for (int32_t r = rank0; r < rank1; ++r) {
-      const int32_t index = stack.gate_index[static_cast<size_t>(r)];
-      if (index < job.gates.width) of_row[r] *= gate[index];
+      const int32_t index = item.stack->gate_index[static_cast<size_t>(r)];
+      if (index >= 0 && index < job.gates.width) v[r] *= gate[index];
     }
   }
 }
@@ -285,7 +343,7 @@ void FastLinear::run_chunk(const LinearJob& job, Part part, int32_t unit0, int32
     if (part != Part::kTerms) run_base(job, member, out0, out1, counts);
     if (part == Part::kBase) continue;
     spread_outputs(job, member, out0, out1);
-    add_rare(job, member, out0, out1);
+    add_chains(job, member, out0, out1);
     shift_outputs(job, member, out0, out1);
   }
 }
@@ -294,109 +352,141 @@ void FastLinear::run_chunk(const LinearJob& job, Part part, int32_t unit0, int32
 void FastLinear::run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
                           TileCounts& counts) {
   const PackedMatrix& matrix = *member.matrix;
-  kernels_.gemm({.dtype = matrix.dtype,
-                 .weights = matrix.panels,
-                 .cols = matrix.cols,
-                 .panel0 = out0 / matrix.panel_rows,
-                 .panel1 = blocks(out1, matrix.panel_rows),
-                 .x = member.input,
-                 .x_stride = member.input_stride,
-                 .y = member.y,
-                 .y_stride = member.y_stride,
-                 .rows = job.rows,
-                 .counts = &counts});
+  if (!job.terms_only) {
+    kernels_.gemm({.dtype = matrix.dtype,
+                   .weights = matrix.panels,
+                   .cols = matrix.cols,
+                   .panel0 = out0 / matrix.panel_rows,
+                   .panel1 = blocks(out1, matrix.panel_rows),
+                   .x = member.input,
+                   .x_stride = member.input_stride,
+                   .y = member.y,
+                   .y_stride = member.y_stride,
+                   .rows = job.rows,
+                   .counts = &counts});
+  }
   scale_outputs(job, member, out0, out1);
 }
 
 // Q of every row that has one.
 void FastLinear::mix_outputs(const LinearJob& job) {
-  pool_.run_items(job.rows, [&](int32_t item, int32_t thread) {
-    for (const Member& member : members_) {
-      if (!member.mixed) continue;
-      for (const RowGroup& group : job.groups->groups()) {
-        const SiteTerms* terms = group.set->rare(member.site);
-        if (terms == nullptr || !terms->post) continue;
-        const std::span<const int32_t> rows = job.groups->rows(group);
-        if (!std::binary_search(rows.begin(), rows.end(), item)) continue;
-        terms->post->replace(member.y + item * member.y_stride,
-                             threads_[static_cast<size_t>(thread)].scratch.data());
-      }
-    }
+  pool_.run_items(static_cast<int32_t>(mixes_.size()), [&](int32_t item, int32_t thread) {
+    run_chain(job, mixes_[static_cast<size_t>(item)],
+              threads_[static_cast<size_t>(thread)].scratch.data());
   });
 }
 
 // Overridden outputs, then g.
 void FastLinear::scale_outputs(const LinearJob& job, const Member& member, int32_t out0,
                                int32_t out1) {
+  const int64_t u_stride = member.scaled ? input_stride_ : job.x_stride;
   for (const RowGroup& group : job.groups->groups()) {
-    const SiteTerms* terms = group.set->rare(member.site);
-    if (terms == nullptr) continue;
-    const int64_t u_stride = member.scaled ? input_stride_ : job.x_stride;
-    for (const int32_t row : job.groups->rows(group)) {
-      float* y = member.y + row * member.y_stride;
-      if (terms->override_rows) {
-        const OverrideValues& values = *terms->override_rows;
-        const auto first =
-            std::lower_bound(values.rows.begin(), values.rows.end(), static_cast<uint32_t>(out0));
-        const auto last = std::lower_bound(first, values.rows.end(), static_cast<uint32_t>(out1));
-        const auto skip = first - values.rows.begin();
-        override_products(values.rows.data() + skip, static_cast<int32_t>(last - first),
-                          values.values.data() + skip * values.width, values.width,
-                          member.u + row * u_stride, y);
-      }
-      if (terms->diag && !terms->diag->g.empty()) {
-        multiply_row(terms->diag->g.data() + out0, y + out0, out1 - out0, y + out0);
-      }
+    const std::span<const int32_t> rows = job.groups->rows(group);
+    const PackedSite* site = group.set->packed(member.site);
+    if (site != nullptr && site->head_rows) {
+      site->head_rows->run(kernels_,
+                           {const_cast<float*>(member.u), u_stride, rows.data(), group.count},
+                           {member.y, member.y_stride, rows.data(), group.count}, out0, out1);
+    }
+    const Diag* diag = group.set->diag(member.site);
+    if (diag == nullptr || diag->g.empty()) continue;
+    for (const int32_t row : rows) {
+      kernels_.multiply(diag->g.data() + out0, round_up(out1 - out0, kernels_.lanes),
+                        member.y + row * member.y_stride + out0);
     }
   }
 }
 
 void FastLinear::spread_outputs(const LinearJob& job, const Member& member, int32_t out0,
                                 int32_t out1) {
-  const int32_t panel = kernels_.spread_rows();
-  for (const auto& [group, v] : group_v_) {
-    const LowRankStack& stack = *group->set->stack(member.site);
-    for (const PackedSpread& spread : stack.spreads) {
-      if (!(spread.site == member.site)) continue;
-      kernels_.spread({.dtype = spread.dtype,
-                       .b = spread.b,
-                       .rank = spread.rank,
-                       .panel0 = out0 / panel,
-                       .panel1 = blocks(out1, panel),
-                       .v = v + spread.first_rank,
-                       .v_stride = round_up(stack.ranks, kRowPad),
-                       .rows = job.groups->rows(*group).data(),
-                       .count = group->count,
-                       .out_diag = spread.out_diag.empty() ? nullptr : spread.out_diag.data(),
-                       .y = member.y,
-                       .y_stride = member.y_stride});
+  for (size_t i = 0; i < group_v_.size(); ++i) {
+    const auto& [group, v] = group_v_[i];
+    const PackedStack& stack = *group->set->stack(member.site);
+    const int64_t v_stride = round_up(stack.width, kRowPad);
+    const FastTermSet* next = i + 1 < group_v_.size() ? group_v_[i + 1].first->set : nullptr;
+    for (const PackedSpread& of_term : stack.spreads) {
+      if (!(of_term.site == member.site)) continue;
+      const Outputs outputs{out0, out1, next};
+      spread(job, member, *group, of_term, v + of_term.first, v_stride, outputs);
     }
   }
 }
 
-const float* FastLinear::inner_of(const BlockChain& chain, const RowGroup& group) const {
-  for (const ChainItem& item : chains_) {
-    if (item.chain == &chain && item.group == &group) return item.inner;
+// The panels of the same outputs in the first factor of the set whose turn is next.
+std::span<const std::byte> FastLinear::read_next(const Member& member,
+                                                 const Outputs& outputs) const {
+  if (outputs.next == nullptr) return {};
+  const PackedStack& stack = *outputs.next->stack(member.site);
+  for (const PackedSpread& spread : stack.spreads) {
+    if (!(spread.site == member.site) || spread.kind != PackedSpread::Kind::kFactor) continue;
+    const size_t panel = kernels_.spread_bytes(spread.dtype, kernels_.spread_rows(), spread.rank);
+    const int32_t first = outputs.out0 / kernels_.spread_rows();
+    const int32_t last = blocks(outputs.out1, kernels_.spread_rows());
+    return {spread.b + static_cast<size_t>(first) * panel,
+            static_cast<size_t>(last - first) * panel};
   }
-  return nullptr;
+  return {};
 }
 
-// Rowcol, sparse and additive blockdiag terms.
-void FastLinear::add_rare(const LinearJob& job, const Member& member, int32_t out0, int32_t out1) {
-  for (const RowGroup& group : job.groups->groups()) {
-    const SiteTerms* terms = group.set->rare(member.site);
-    if (terms == nullptr) continue;
-    const std::span<const int32_t> rows = job.groups->rows(group);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const float* x = job.x + rows[i] * job.x_stride;
-      float* y = member.y + rows[i] * member.y_stride;
-      for (const RowColValues& term : terms->rowcol) rowcol_row(term.view(), x, out0, out1, y);
-      for (const SparseValues& term : terms->sparse) sparse_row(term.view(), x, out0, out1, y);
-      for (const BlockChain& chain : terms->additive) {
-        const float* inner = inner_of(chain, group);
-        if (inner != nullptr) inner += i * static_cast<size_t>(chain.inner_width());
-        chain.add_outputs(inner == nullptr ? x : inner, out0, out1, y);
-      }
+// What one term adds to outputs out0 .. out1 - 1 of its group's rows.
+void FastLinear::spread(const LinearJob& job, const Member& member, const RowGroup& group,
+                        const PackedSpread& spread, const float* v, int64_t v_stride,
+                        const Outputs& outputs) {
+  const std::span<const int32_t> rows = job.groups->rows(group);
+  const int32_t out0 = outputs.out0, out1 = outputs.out1;
+  if (spread.kind == PackedSpread::Kind::kFactor) {
+    const std::span<const std::byte> next = read_next(member, outputs);
+    kernels_.spread({.dtype = spread.dtype,
+                     .b = spread.b,
+                     .rank = spread.rank,
+                     .panel0 = out0 / kernels_.spread_rows(),
+                     .panel1 = blocks(out1, kernels_.spread_rows()),
+                     .v = v,
+                     .v_stride = v_stride,
+                     .rows = rows.data(),
+                     .count = group.count,
+                     .out_diag = spread.out_diag,
+                     .y = member.y,
+                     .y_stride = member.y_stride,
+                     .next = next.data(),
+                     .next_bytes = static_cast<int64_t>(next.size())});
+    return;
+  }
+  if (spread.kind == PackedSpread::Kind::kScatter) {
+    const uint32_t* end = spread.index + spread.rank;
+    const uint32_t* first = std::lower_bound(spread.index, end, static_cast<uint32_t>(out0));
+    const uint32_t* last = std::lower_bound(first, end, static_cast<uint32_t>(out1));
+    for (int32_t m = 0; m < group.count; ++m) {
+      float* y = member.y + rows[static_cast<size_t>(m)] * member.y_stride;
+      const float* of_row = v + m * v_stride;
+      for (const uint32_t* i = first; i < last; ++i) y[*i] += of_row[i - spread.index];
+    }
+    return;
+  }
+  const bool of_input = spread.kind == PackedSpread::Kind::kSparse;
+  SlicedArgs args = spread.sliced.args();
+  args.slice0 = out0 / kernels_.lanes;
+  args.slice1 = std::min(args.slice1, blocks(out1, kSliceWindow) * (kSliceWindow / kernels_.lanes));
+  args.x = of_input ? job.x : v;
+  args.x_stride = of_input ? job.x_stride : v_stride;
+  args.x_rows = of_input ? rows.data() : nullptr;
+  args.count = group.count;
+  args.out = member.y;
+  args.out_stride = member.y_stride;
+  args.out_rows = rows.data();
+  kernels_.sliced(args);
+}
+
+// Additive chains.
+void FastLinear::add_chains(const LinearJob& job, const Member& member, int32_t out0,
+                            int32_t out1) {
+  const int64_t padded = round_up(out1 - out0, kernels_.lanes);
+  for (const ChainItem& item : chains_) {
+    if (item.member != &member) continue;
+    const std::span<const int32_t> rows = job.groups->rows(*item.group);
+    for (int32_t m = item.row0; m < item.row0 + item.count; ++m) {
+      kernels_.add_scaled(item.result + m * item.stride + out0, item.chain->scale(), padded,
+                          member.y + rows[static_cast<size_t>(m)] * member.y_stride + out0);
     }
   }
 }
@@ -404,17 +494,17 @@ void FastLinear::add_rare(const LinearJob& job, const Member& member, int32_t ou
 // Bias, then c.
 void FastLinear::shift_outputs(const LinearJob& job, const Member& member, int32_t out0,
                                int32_t out1) {
+  const int64_t padded = round_up(out1 - out0, kernels_.lanes);
   if (member.bias != nullptr) {
-    const int64_t padded = round_up(out1 - out0, kernels_.lanes);
     for (int32_t row = 0; row < job.rows; ++row) {
       kernels_.add(member.bias + out0, padded, member.y + row * member.y_stride + out0);
     }
   }
   for (const RowGroup& group : job.groups->groups()) {
-    const SiteTerms* terms = group.set->rare(member.site);
-    if (terms == nullptr || !terms->diag || terms->diag->c.empty()) continue;
+    const Diag* diag = group.set->diag(member.site);
+    if (diag == nullptr || diag->c.empty()) continue;
     for (const int32_t row : job.groups->rows(group)) {
-      add_row(terms->diag->c.data() + out0, out1 - out0, member.y + row * member.y_stride + out0);
+      kernels_.add(diag->c.data() + out0, padded, member.y + row * member.y_stride + out0);
     }
   }
 }

@@ -45,6 +45,7 @@ struct LinearJob {
   int32_t rows = 0;
   const RowGroups* groups = nullptr;
   GateTable gates;
+  bool terms_only = false;  // y in place of W u, for native/bench: what adapters alone take
 };
 
 class FastLinear {
@@ -71,22 +72,30 @@ class FastLinear {
     float* y;
     int64_t y_stride;
     bool scaled;         // some row's input is changed
-    bool mixed;          // some row's base product goes through Q
     int32_t first_unit;  // of all members' outputs, in units
   };
-  // Ranks of one group's stack for some of its rows.
+  // Some vectors of a stack's part, for some rows of a group.
   struct ReduceItem {
-    const LowRankStack* stack;
+    const PackedStack* stack;
+    const StackPart* part;
     const RowGroup* group;
     float* v;  // of the group's first row
     int64_t v_stride;
     int32_t row0, count, vector0, vector1;
   };
-  // An additive chain of several stages: all but the last of one group's rows.
+  // Outputs out0 .. out1 - 1, and the set that is next to add to them; null: none.
+  struct Outputs {
+    int32_t out0, out1;
+    const FastTermSet* next;
+  };
+  // A chain for some rows of a group, at most kRareRows. result: of an additive chain.
   struct ChainItem {
-    const BlockChain* chain;
+    const PackedChain* chain;
     const RowGroup* group;
-    float* inner;  // [group's rows, inner_width]
+    const Member* member;
+    float* result;  // of the group's first row
+    int64_t stride;
+    int32_t row0, count;
   };
   // Which half of a linear's work a pass over the outputs does.
   enum class Part { kAll, kBase, kTerms };
@@ -98,21 +107,26 @@ class FastLinear {
   void plan_members(const LinearJob& job);
   void plan_reduces(const LinearJob& job);
   void plan_chains(const LinearJob& job);
-  void add_reduce(const LinearJob& job, const RowGroup& group, const LowRankStack& stack, float* v);
+  void add_reduce(const LinearJob& job, const RowGroup& group, const PackedStack& stack,
+                  const StackPart& part, float* v);
+  void add_chain(std::vector<ChainItem>& items, ChainItem item);
   void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, float* scratch);
   void change_inputs(const LinearJob& job, const Member& member, int32_t row0, int32_t count,
                      float* scratch);
-  void run_inner(const LinearJob& job, const ChainItem& item, float* scratch);
   void run_outputs_in_chunks(const LinearJob& job, Part part);
-  void mix_outputs(const LinearJob& job);
   void reduce(const LinearJob& job, const ReduceItem& item);
+  void multiply_gates(const LinearJob& job, const ReduceItem& item, std::span<const int32_t> rows);
+  void run_chain(const LinearJob& job, const ChainItem& item, float* scratch);
+  void mix_outputs(const LinearJob& job);
   void run_chunk(const LinearJob& job, Part part, int32_t unit0, int32_t unit1, TileCounts& counts);
   void run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
                 TileCounts& counts);
   void scale_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void spread_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
-  void add_rare(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
-  const float* inner_of(const BlockChain& chain, const RowGroup& group) const;
+  void spread(const LinearJob& job, const Member& member, const RowGroup& group,
+              const PackedSpread& spread, const float* v, int64_t v_stride, const Outputs& outputs);
+  std::span<const std::byte> read_next(const Member& member, const Outputs& outputs) const;
+  void add_chains(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void shift_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void count(const LinearJob& job, Counters& counters);
 
@@ -127,14 +141,14 @@ class FastLinear {
   HugeBuffer scaled_;   // [kMaxTargets][max_rows, input_stride]
   HugeBuffer reduced_;  // v of all groups
   int64_t reduced_stride_ = 0;
-  HugeBuffer inner_;  // of all groups' additive chains
-  int32_t chain_floats_ = 0;
+  HugeBuffer chain_results_;  // of all groups' additive chains
+  int64_t chain_floats_ = 0;
   bool scales_ = false;
 
   std::vector<Member> members_;
   std::vector<ReduceItem> reduces_;
   std::vector<std::pair<const RowGroup*, float*>> group_v_;
-  std::vector<ChainItem> chains_;
+  std::vector<ChainItem> chains_, mixes_;
   std::vector<ThreadState> threads_;
 };
 

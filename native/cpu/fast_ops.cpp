@@ -5,7 +5,6 @@
 
 #include "../core/error.h"
 #include "../core/rope.h"
-#include "reference/term_ops.h"
 
 namespace manyfold {
 namespace {
@@ -109,8 +108,9 @@ float* FastOps::row(Buffer buffer, int32_t r) {
 void FastOps::reserve_scratch() {
   const TermLimits& limits = terms_.limits();
   linear_.reserve(limits);
-  const auto middle = static_cast<size_t>(std::max(limits.bottleneck, 2 * limits.embedding_rank));
-  for (Workspace& workspace : workspaces_) workspace.middle.resize(middle);
+  for (Workspace& workspace : workspaces_) {
+    workspace.scratch.resize(static_cast<size_t>(limits.scratch));
+  }
 }
 
 void FastOps::begin(const StepPlan& plan) {
@@ -241,10 +241,12 @@ void FastOps::embed_row(int32_t r, Workspace& workspace) {
   } else {
     weights_.embedding_row(token, out);
   }
-  if (terms != nullptr) {
+  const FastTermSet* set = row_sets_[static_cast<size_t>(r)];
+  const PackedSite* site = set == nullptr ? nullptr : set->packed({-1, Site::kEmbedding});
+  if (site != nullptr) {
     const GateTable gates{plan_.rank_gates, plan_.gate_width, plan_.row_gate};
-    for (const LowRankValues& term : terms->lowrank) {
-      lowrank_one_hot(term.view(), token, gates.of(r), gates.width, workspace.middle.data(), out);
+    for (const PackedLookup& lookup : site->lookups) {
+      lookup.run(kernels_, token, gates.of(r), gates.width, workspace.scratch.data(), out);
     }
   }
   if (model_.embed_scale != 1.0f) {
@@ -291,23 +293,29 @@ void FastOps::activate() {
 
 void FastOps::add(SiteRef residual_site) {
   count_terms(residual_site, groups_);
-  const bool plain = std::none_of(
-      groups_.groups().begin(), groups_.groups().end(),
-      [&](const RowGroup& group) { return group.set->rare(residual_site) != nullptr; });
+  bottleneck_items_.clear();
+  for (const RowGroup& group : groups_.groups()) {
+    const PackedSite* site = group.set->packed(residual_site);
+    if (site == nullptr || site->bottlenecks.empty()) continue;
+    for (int32_t row0 = 0; row0 < group.count; row0 += kRareRows) {
+      bottleneck_items_.push_back({site, &group, row0, std::min(kRareRows, group.count - row0)});
+    }
+  }
+  pool_.run_items(static_cast<int32_t>(bottleneck_items_.size()), [&](int32_t i, int32_t thread) {
+    const BottleneckItem& item = bottleneck_items_[static_cast<size_t>(i)];
+    const int32_t* ids = groups_.rows(*item.group).data() + item.row0;
+    const auto rows_of = [&](Buffer buffer) {
+      return RowsOf{row(buffer, 0), strides_[static_cast<size_t>(buffer)], ids, item.count};
+    };
+    for (const PackedBottleneck& bottleneck : item.site->bottlenecks) {
+      bottleneck.run(kernels_, rows_of(Buffer::kBlockOut), rows_of(Buffer::kNormed),
+                     workspaces_[static_cast<size_t>(thread)].scratch.data());
+    }
+  });
   const int64_t padded = round_up(model_.hidden, kernels_.lanes);
-  // A bottleneck makes a row some hundred times dearer.
-  for_rows(plan_.rows(), int64_t{model_.hidden} * (plain ? 1 : 100),
-           [&](int32_t r, int32_t thread) {
-             float* t = row(Buffer::kBlockOut, r);
-             const SiteTerms* terms = rare(r, residual_site);
-             if (terms != nullptr) {
-               for (const BottleneckValues& term : terms->bottlenecks) {
-                 bottleneck_row(term.view(), row(Buffer::kNormed, r),
-                                workspaces_[static_cast<size_t>(thread)].middle.data(), t);
-               }
-             }
-             kernels_.add(t, padded, row(Buffer::kResidual, r));
-           });
+  for_rows(plan_.rows(), model_.hidden, [&](int32_t r, int32_t) {
+    kernels_.add(row(Buffer::kBlockOut, r), padded, row(Buffer::kResidual, r));
+  });
 }
 
 void FastOps::finish(StepResult& result) {

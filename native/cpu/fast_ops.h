@@ -52,10 +52,16 @@ class FastOps final : public StepOps {
     int32_t sequence, row0, rows, kv_head;
     int64_t cost;  // keys times rows
   };
+  // Some rows of one set at a residual site.
+  struct BottleneckItem {
+    const PackedSite* site;
+    const RowGroup* group;
+    int32_t row0, count;
+  };
   // What one thread needs for itself.
   struct alignas(64) Workspace {
     HugeBuffer attention;
-    std::vector<float> middle;  // bottlenecks and the embedding's lowrank terms
+    std::vector<float> scratch;  // bottlenecks and the embedding's lowrank terms
     std::vector<KeySegment> shared, gated;
     std::vector<float> gates;
     Sampler sampler;
@@ -121,6 +127,7 @@ class FastOps final : public StepOps {
   std::vector<int32_t> page_numbers_;
   std::vector<PrefixRun> prefix_runs_;
   std::vector<AttentionItem> attention_items_;
+  std::vector<BottleneckItem> bottleneck_items_;
   std::vector<float> angles_;  // [ropes][rows][cos, sin][head_dim / 2]
   Counters counters_;
 };

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "../core/check_model.h"
 #include "../core/check_terms.h"
 #include "../core/error.h"
 
@@ -47,108 +48,137 @@ Dtype exact_dtype(std::initializer_list<const TermTensor*> tensors) {
   return Dtype::kBf16;
 }
 
-Dtype wider(Dtype a, Dtype b) {
-  return a == Dtype::kF32 || b == Dtype::kF32 ? Dtype::kF32 : Dtype::kBf16;
-}
-
-// A, or D A where D is a matrix (γ acts on D A x), as float32.
-std::vector<float> reduce_values(const LowRank& op) {
-  std::vector<float> a = tensor_values(op.a);
-  if (op.mid_matrix.shape.empty()) return a;
-  const std::vector<float> d = tensor_values(op.mid_matrix);
-  const auto ranks = static_cast<size_t>(op.a.shape[0]), cols = static_cast<size_t>(op.a.shape[1]);
-  std::vector<float> product(a.size());
-  std::vector<double> row(cols);
-  for (size_t r = 0; r < ranks; ++r) {
-    std::fill(row.begin(), row.end(), 0.0);
-    for (size_t k = 0; k < ranks; ++k) {
-      for (size_t c = 0; c < cols; ++c)
-        row[c] += static_cast<double>(d[r * ranks + k]) * a[k * cols + c];
-    }
-    for (size_t c = 0; c < cols; ++c) product[r * cols + c] = static_cast<float>(row[c]);
-  }
-  return product;
-}
-
 size_t element_bytes(Dtype dtype) {
   return dtype == Dtype::kF32 ? 4 : 2;
 }
 
-std::vector<float> padded(std::vector<float> values) {
-  if (!values.empty()) {
-    values.resize(static_cast<size_t>(round_up(static_cast<int64_t>(values.size()), kRowPad)),
-                  0.0f);
-  }
-  return values;
-}
-
 }  // namespace
 
-// Fills a FastTermSet: sizes, one allocation, then the packing.
+// Fills a FastTermSet: everything asks for its memory, then one allocation is made and filled.
 class TermPacker {
  public:
   TermPacker(const ModelConfig& model, const Kernels& kernels, FastTermSet& set)
       : model_(model), kernels_(kernels), set_(set) {}
 
-  void pack(TermSet&& terms) {
-    for (Term& term : terms) sort_term(std::move(term));
-    for (const Term& term : lowrank_) add_to_stack(term);
-    for (const Term& term : prefixes_) add_prefix(term);
-    for (LowRankStack& stack : set_.stacks_) {
-      stack.factor = padded(std::move(stack.factor));
-      set_.limits_.stack_ranks = std::max(set_.limits_.stack_ranks, stack.ranks);
-    }
-    lay_out();
-    for (size_t i = 0; i < set_.stacks_.size(); ++i) pack_stack(set_.stacks_[i], members_[i]);
-    for (size_t i = 0; i < prefixes_.size(); ++i) pack_prefix(set_.prefixes_[i], prefixes_[i]);
+  void pack(const TermSet& terms) {
+    for (const Term& term : terms) sort_term(term);
+    make_stacks();
+    set_.prefixes_.resize(prefixes_.size());
+    for (size_t i = 0; i < prefixes_.size(); ++i) add_prefix(set_.prefixes_[i], *prefixes_[i]);
+    set_.memory_ = memory_.lay_out();
     set_.rare_ = UnpackedTerms(model_, rare_);
-    for (const Term& term : rare_) note_rare(term);
+    for (const Term& term : rare_) note_rare(term.site);
   }
 
  private:
-  // Lowrank terms of linears and prefixes are packed; the rest stays as it is.
-  void sort_term(Term&& term) {
-    if (std::holds_alternative<LowRank>(term.op) && is_linear_site(term.site.site)) {
-      lowrank_.push_back(std::move(term));
-    } else if (std::holds_alternative<Prefix>(term.op)) {
-      prefixes_.push_back(std::move(term));
+  void sort_term(const Term& term) {
+    if (std::holds_alternative<Prefix>(term.op)) {
+      prefixes_.push_back(&term);
+    } else if (std::holds_alternative<Diag>(term.op)) {
+      Diag diag = std::get<Diag>(term.op);
+      for (std::vector<float>* values : {&diag.h, &diag.g, &diag.c}) {
+        *values = padded(std::move(*values));
+      }
+      set_.limits_.scales_inputs |= !diag.h.empty();
+      rare_.push_back({term.site, std::move(diag)});
+    } else if (const Override* op = std::get_if<Override>(&term.op)) {
+      if (term.site.site == Site::kHead) {
+        pack_op(term.site, *op);
+      } else {
+        rare_.push_back(term);
+      }
+    } else if (const Bottleneck* bottleneck = std::get_if<Bottleneck>(&term.op)) {
+      pack_op(term.site, *bottleneck);
+    } else if (const BlockDiag* chain = std::get_if<BlockDiag>(&term.op)) {
+      pack_op(term.site, *chain);
+    } else if (!is_linear_site(term.site.site)) {
+      pack_op(term.site, std::get<LowRank>(term.op));
     } else {
-      rare_.push_back(std::move(term));
+      stacked_.push_back(&term);
     }
   }
 
-  void add_to_stack(const Term& term) {
-    const LowRank& op = std::get<LowRank>(term.op);
-    const auto family = static_cast<size_t>(family_of(term.site, set_.layers_));
-    if (set_.stack_index_[family] < 0) {
-      set_.stack_index_[family] = static_cast<int32_t>(set_.stacks_.size());
-      set_.stacks_.emplace_back().dtype = Dtype::kBf16;
-      members_.emplace_back();
+  // Lowrank terms of all sites, then rowcol, then sparse: the order in which reference_ops.cpp
+  // adds.
+  void make_stacks() {
+    std::map<int32_t, StackPacker> packers;
+    add_stacked<LowRank>(packers);
+    add_stacked<RowCol>(packers);
+    add_stacked<Sparse>(packers);
+    set_.stacks_.resize(packers.size());
+    int32_t place = 0;
+    for (auto& [family, packer] : packers) {
+      set_.stack_index_[static_cast<size_t>(family)] = place;
+      PackedStack* stack = &set_.stacks_[static_cast<size_t>(place++)];
+      packer.finish(stack, memory_, [this](SiteRef site, size_t bytes) { read(site) += bytes; });
+      set_.limits_.stack_width = std::max(set_.limits_.stack_width, stack->width);
     }
-    const auto place = static_cast<size_t>(set_.stack_index_[family]);
-    LowRankStack& stack = set_.stacks_[place];
-    members_[place].push_back(&op);
-    PackedSpread spread;
-    spread.site = term.site;
-    spread.dtype = exact_dtype({&op.b});
-    spread.first_rank = stack.ranks;
-    spread.rank = op.a.shape[0];
-    spread.out = op.b.shape[0];
-    spread.out_diag = padded(op.out_diag);
-    stack.dtype =
-        wider(stack.dtype, op.mid_matrix.shape.empty() ? exact_dtype({&op.a}) : Dtype::kF32);
-    stack.cols = op.a.shape[1];
-    stack.ranks += spread.rank;
-    for (int32_t r = 0; r < spread.rank; ++r) {
-      stack.factor.push_back(op.mid.empty() ? op.scale : op.scale * op.mid[static_cast<size_t>(r)]);
-      stack.gate_index.push_back(r);
-    }
-    stack.spreads.push_back(std::move(spread));
+    // Factors are filled when the memory is laid out, by packers that must live until then.
+    packers_ = std::move(packers);
   }
 
-  void add_prefix(const Term& term) {
+  template <class Op>
+  void add_stacked(std::map<int32_t, StackPacker>& packers) {
+    for (const Term* term : stacked_) {
+      const Op* op = std::get_if<Op>(&term->op);
+      if (op == nullptr) continue;
+      const int32_t family = family_of(term->site, set_.layers_);
+      packers.try_emplace(family, kernels_).first->second.add(term->site, *op);
+    }
+  }
+
+  size_t& read(SiteRef site) { return set_.site_bytes_[static_cast<size_t>(site_index(site))]; }
+
+  PackedSite& packed(SiteRef site) {
+    int32_t& index = set_.packed_index_[static_cast<size_t>(site_index(site))];
+    if (index < 0) {
+      index = static_cast<int32_t>(set_.packed_.size());
+      set_.packed_.emplace_back();
+    }
+    return set_.packed_[static_cast<size_t>(index)];
+  }
+
+  // Packs `object` from the term and notes what it reads and needs.
+  template <class Object, class Op>
+  void pack_into(SiteRef site, Object& object, const Op& op) {
+    const size_t before = memory_.bytes();
+    object.pack(kernels_, op, memory_);
+    read(site) += memory_.bytes() - before;
+    if constexpr (requires { object.scratch_floats(); }) {
+      set_.limits_.scratch = std::max(set_.limits_.scratch, object.scratch_floats());
+    }
+  }
+
+  void pack_op(SiteRef site, const Override& op) {
+    pack_into(site, packed(site).head_rows.emplace(op), op);
+  }
+  void pack_op(SiteRef site, const Bottleneck& op) {
+    pack_into(site, packed(site).bottlenecks.emplace_back(op), op);
+  }
+  void pack_op(SiteRef site, const LowRank& op) {
+    pack_into(site, packed(site).lookups.emplace_back(op), op);
+  }
+  void pack_op(SiteRef site, const BlockDiag& op) {
+    const WeightShape shape = weight_shape(model_, site.site);
+    switch (op.placement) {
+      case BlockPlacement::kPre:
+        pack_into(site, packed(site).pre.emplace(op, shape.cols, shape.cols), op);
+        set_.limits_.scales_inputs = true;
+        return;
+      case BlockPlacement::kPost:
+        pack_into(site, packed(site).post.emplace(op, shape.rows, shape.rows), op);
+        return;
+      case BlockPlacement::kAdditive:
+        pack_into(site, packed(site).additive.emplace_back(op, shape.cols, shape.rows), op);
+        int64_t& floats = chain_floats_[family_of(site, set_.layers_)];
+        floats += round_up(shape.rows, kRowPad);
+        set_.limits_.chain_floats = std::max(set_.limits_.chain_floats, floats);
+        return;
+    }
+  }
+
+  void add_prefix(PackedPrefix& prefix, const Term& term) {
     const Prefix& op = std::get<Prefix>(term.op);
-    PackedPrefix prefix;
     prefix.dtype = exact_dtype({&op.k, &op.v});
     prefix.tokens = op.k.shape[0];
     prefix.gated = op.gate.has_value();
@@ -157,67 +187,22 @@ class TermPacker {
     prefix.head_bytes = static_cast<size_t>(tokens * model_.head_dim) * element_bytes(prefix.dtype);
     if (!prefix.gated) set_.shared_prefix_ = prefix.tokens;
     set_.prefix_index_[static_cast<size_t>(term.site.layer)] =
-        static_cast<int32_t>(set_.prefixes_.size());
-    set_.site_bytes_[static_cast<size_t>(site_index(term.site))] += 2 * all_heads(prefix);
-    set_.prefixes_.push_back(prefix);
-  }
-
-  size_t all_heads(const PackedPrefix& prefix) const {
-    return prefix.head_bytes * static_cast<size_t>(model_.kv_heads);
-  }
-
-  // Calls block(pointer, bytes) for everything that lies in the set's memory, always in the same
-  // order.
-  template <class Block>
-  void for_blocks(const Block& block) {
-    for (LowRankStack& stack : set_.stacks_) {
-      block(stack.a, kernels_.reduce_bytes(stack.dtype, stack.ranks, stack.cols));
-      for (PackedSpread& spread : stack.spreads) {
-        block(spread.b, kernels_.spread_bytes(spread.dtype, spread.out, spread.rank));
-      }
-    }
-    for (PackedPrefix& prefix : set_.prefixes_) {
-      block(prefix.k, all_heads(prefix));
-      block(prefix.v, all_heads(prefix));
-    }
-  }
-
-  void lay_out() {
-    const auto rounded = [](size_t bytes) {
-      return static_cast<size_t>(round_up(static_cast<int64_t>(bytes), 64));
-    };
-    size_t total = 0;
-    for_blocks([&](std::byte*&, size_t bytes) { total += rounded(bytes); });
-    if (total == 0) return;
-    // Kernels read whole vectors, so past the end of the last block.
-    set_.memory_ = HugeBuffer(total + 64, "an adapter");
-    size_t offset = 0;
-    for_blocks([&](std::byte*& pointer, size_t bytes) {
-      pointer = set_.memory_.data() + offset;
-      offset += rounded(bytes);
+        static_cast<int32_t>(&prefix - set_.prefixes_.data());
+    const size_t bytes = prefix.head_bytes * static_cast<size_t>(model_.kv_heads);
+    read(term.site) += 2 * bytes;
+    const PackedPrefix* place = &prefix;
+    memory_.ask<std::byte>(&prefix.k, bytes, [this, place, &op](std::byte* block) {
+      pack_prefix(*place, op.k, kernels_.append_key, block);
+    });
+    memory_.ask<std::byte>(&prefix.v, bytes, [this, place, &op](std::byte* block) {
+      pack_prefix(*place, op.v, kernels_.append_value, block);
     });
   }
 
-  void pack_stack(LowRankStack& stack, const std::vector<const LowRank*>& members) {
-    const auto cols = static_cast<size_t>(stack.cols);
-    std::vector<float> a;
-    a.reserve(static_cast<size_t>(stack.ranks) * cols);
-    for (size_t i = 0; i < members.size(); ++i) {
-      const std::vector<float> values = reduce_values(*members[i]);
-      a.insert(a.end(), values.begin(), values.end());
-      const PackedSpread& spread = stack.spreads[i];
-      kernels_.pack_spread(spread.dtype, tensor_values(members[i]->b).data(), spread.out,
-                           spread.rank, spread.b);
-      set_.site_bytes_[static_cast<size_t>(site_index(spread.site))] +=
-          static_cast<size_t>(spread.rank) * cols * element_bytes(stack.dtype) +
-          kernels_.spread_bytes(spread.dtype, spread.out, spread.rank);
-    }
-    kernels_.pack_reduce(stack.dtype, a.data(), stack.ranks, stack.cols, stack.a);
-  }
-
-  void pack_prefix(const PackedPrefix& prefix, const Term& term) {
-    const Prefix& op = std::get<Prefix>(term.op);
-    const std::vector<float> k = tensor_values(op.k), v = tensor_values(op.v);
+  template <class Append>
+  void pack_prefix(const PackedPrefix& prefix, const TermTensor& tensor, const Append& append,
+                   std::byte* block) const {
+    const std::vector<float> values = tensor_values(tensor);
     const size_t page_bytes =
         static_cast<size_t>(kPageTokens * model_.head_dim) * element_bytes(prefix.dtype);
     for (int32_t token = 0; token < prefix.tokens; ++token) {
@@ -225,61 +210,37 @@ class TermPacker {
         const size_t from = static_cast<size_t>((token * model_.kv_heads + head) * model_.head_dim);
         const size_t to = static_cast<size_t>(head) * prefix.head_bytes +
                           static_cast<size_t>(token / kPageTokens) * page_bytes;
-        const int32_t slot = token % kPageTokens;
-        kernels_.append_key(prefix.dtype, k.data() + from, model_.head_dim, slot, prefix.k + to);
-        kernels_.append_value(prefix.dtype, v.data() + from, model_.head_dim, slot, prefix.v + to);
+        append(prefix.dtype, values.data() + from, model_.head_dim, token % kPageTokens,
+               block + to);
       }
     }
   }
 
-  void note_rare(const Term& term) {
-    const SiteTerms* terms = set_.rare(term.site);
-    size_t& bytes = set_.site_bytes_[static_cast<size_t>(site_index(term.site))];
-    if (const LowRank* lowrank = std::get_if<LowRank>(&term.op)) {
-      set_.limits_.embedding_rank = std::max(set_.limits_.embedding_rank, lowrank->a.shape[0]);
-    }
-    if (!rare_noted_.insert(site_index(term.site)).second) return;
-    bytes += terms->bytes;
-    note_limits(term.site, *terms);
-  }
-
-  void note_limits(SiteRef site, const SiteTerms& terms) {
-    TermLimits& limits = set_.limits_;
-    limits.scales_inputs |= terms.changes_input();
-    for (const BottleneckValues& term : terms.bottlenecks) {
-      limits.bottleneck = std::max(limits.bottleneck, term.scratch_floats());
-    }
-    const auto note_chain = [&](const BlockChain& chain) {
-      limits.chain_scratch = std::max(limits.chain_scratch, chain.scratch_floats());
-    };
-    if (terms.pre) note_chain(*terms.pre);
-    if (terms.post) note_chain(*terms.post);
-    for (const BlockChain& chain : terms.additive) {
-      note_chain(chain);
-      int32_t& floats = chain_floats_[family_of(site, set_.layers_)];
-      floats += chain.inner_width();
-      limits.chain_floats = std::max(limits.chain_floats, floats);
-    }
+  void note_rare(SiteRef site) {
+    if (rare_noted_.insert(site_index(site)).second) read(site) += set_.rare(site)->bytes;
   }
 
   const ModelConfig& model_;
   const Kernels& kernels_;
   FastTermSet& set_;
-  TermSet lowrank_, prefixes_, rare_;
-  std::vector<std::vector<const LowRank*>> members_;  // by stack
-  std::set<int32_t> rare_noted_;                      // sites whose rare terms are counted
-  std::map<int32_t, int32_t> chain_floats_;           // by family: inner values of one row
+  PackedMemory memory_;
+  std::vector<const Term*> stacked_, prefixes_;
+  TermSet rare_;
+  std::map<int32_t, StackPacker> packers_;   // by family
+  std::set<int32_t> rare_noted_;             // sites whose rare terms are counted
+  std::map<int32_t, int64_t> chain_floats_;  // by family: results of one row
 };
 
 FastTermSet::FastTermSet(const ModelConfig& model, const Kernels& kernels, TermSet&& terms)
     : layers_(static_cast<int32_t>(model.layers.size())),
       stack_index_(static_cast<size_t>(layers_) * 4 + 1, -1),
       prefix_index_(static_cast<size_t>(layers_), -1),
-      site_bytes_(static_cast<size_t>(layers_ + 1) * kSiteCount, 0) {
-  TermPacker(model, kernels, *this).pack(std::move(terms));
+      site_bytes_(static_cast<size_t>(layers_ + 1) * kSiteCount, 0),
+      packed_index_(site_bytes_.size(), -1) {
+  TermPacker(model, kernels, *this).pack(terms);
 }
 
-const LowRankStack* FastTermSet::stack(SiteRef linear) const {
+const PackedStack* FastTermSet::stack(SiteRef linear) const {
   const int32_t index = stack_index_[static_cast<size_t>(family_of(linear, layers_))];
   return index < 0 ? nullptr : &stacks_[static_cast<size_t>(index)];
 }
@@ -290,11 +251,9 @@ const PackedPrefix* FastTermSet::prefix(int32_t layer) const {
 }
 
 void TermLimits::widen(const TermLimits& other) {
-  stack_ranks = std::max(stack_ranks, other.stack_ranks);
-  bottleneck = std::max(bottleneck, other.bottleneck);
-  embedding_rank = std::max(embedding_rank, other.embedding_rank);
+  stack_width = std::max(stack_width, other.stack_width);
   chain_floats = std::max(chain_floats, other.chain_floats);
-  chain_scratch = std::max(chain_scratch, other.chain_scratch);
+  scratch = std::max(scratch, other.scratch);
   scales_inputs |= other.scales_inputs;
 }
 

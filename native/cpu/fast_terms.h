@@ -1,44 +1,39 @@
-// Adapters' terms of the fast CPU backend, packed once each. Lowrank factors of linears become
-// panels: the A's of sites that share an input (q, k, v; gate, up) stand side by side, so that one
-// pass over the input serves them all. Prefixes become pages of keys and values. The rare kinds
-// stay plain float32 (reference/unpacked_terms.h).
+// Adapters' terms of the fast CPU backend, packed once each. What goes through inner values
+// (lowrank, rowcol) stands side by side for the sites that share an input (q, k, v; gate, up), so
+// that one pass over the input serves them all; sparse terms stand beside them. Prefixes become
+// pages of keys and values. Diagonals and overridden rows of the embedding and of norms stay plain
+// float32 (reference/unpacked_terms.h).
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "../core/backend.h"
 #include "huge_memory.h"
 #include "kernels/kernels.h"
+#include "packed_rare.h"
+#include "packed_stack.h"
 #include "reference/unpacked_terms.h"
 
 namespace manyfold {
 
-// B of one lowrank term; its ranks begin at `first_rank` of the stack.
-struct PackedSpread {
-  SiteRef site{};
-  Dtype dtype = Dtype::kF32;
-  std::byte* b = nullptr;
-  int32_t first_rank = 0, rank = 0, out = 0;
-  std::vector<float> out_diag;  // padded to kRowPad; empty: none
-};
-
-// The lowrank terms of the linears that share one input.
-struct LowRankStack {
-  Dtype dtype = Dtype::kF32;
-  std::byte* a = nullptr;
-  int32_t ranks = 0, cols = 0;
-  std::vector<float> factor;        // scale · mid of each rank, padded to kRowPad
-  std::vector<int32_t> gate_index;  // each rank's index within its own term
-  std::vector<PackedSpread> spreads;
+// What a site has beside its stack, its prefix and its diagonal.
+struct PackedSite {
+  std::optional<PackedChain> pre, post;
+  std::deque<PackedChain> additive;
+  std::deque<PackedBottleneck> bottlenecks;
+  std::deque<PackedLookup> lookups;  // of the embedding
+  std::optional<PackedHeadRows> head_rows;
 };
 
 // Keys and values of one layer's prefix, one run of pages a head.
 struct PackedPrefix {
   Dtype dtype = Dtype::kF32;
-  std::byte* k = nullptr;  // head 0
-  std::byte* v = nullptr;
+  const std::byte* k = nullptr;  // head 0
+  const std::byte* v = nullptr;
   size_t head_bytes = 0;  // of one head's pages
   int32_t tokens = 0;
   bool gated = false;
@@ -47,11 +42,9 @@ struct PackedPrefix {
 
 // What scratch memory must hold for a set, or for any set loaded so far (that never shrinks).
 struct TermLimits {
-  int32_t stack_ranks = 0;
-  int32_t bottleneck = 0;  // floats of scratch of one
-  int32_t embedding_rank = 0;
-  int32_t chain_floats = 0;   // inner values of one row's additive chains, linears of one input
-  int32_t chain_scratch = 0;  // floats of scratch of one chain
+  int32_t stack_width = 0;
+  int64_t chain_floats = 0;  // results of one row's additive chains, linears of one input
+  int64_t scratch = 0;       // floats that one thread needs for a packed term
   bool scales_inputs = false;
 
   void widen(const TermLimits& other);
@@ -63,10 +56,25 @@ class FastTermSet {
   FastTermSet(const ModelConfig& model, const Kernels& kernels, TermSet&& terms);
 
   // Of the linears that read the same input as this one; null when the set has none there.
-  const LowRankStack* stack(SiteRef linear) const;
+  const PackedStack* stack(SiteRef linear) const;
   const PackedPrefix* prefix(int32_t layer) const;
-  // All that is neither a prefix nor a linear's lowrank term.
+  // The diagonal (padded to kRowPad), and overridden rows but the head's.
   const SiteTerms* rare(SiteRef site) const { return rare_.find(site); }
+  const Diag* diag(SiteRef site) const {
+    const SiteTerms* terms = rare(site);
+    return terms == nullptr || !terms->diag ? nullptr : &*terms->diag;
+  }
+  // Null when the site has none of these.
+  const PackedSite* packed(SiteRef site) const {
+    const int32_t index = packed_index_[static_cast<size_t>(site_index(site))];
+    return index < 0 ? nullptr : &packed_[static_cast<size_t>(index)];
+  }
+  // Whether the linear's base product reads something else than its input.
+  bool changes_input(SiteRef linear) const {
+    const Diag* of_site = diag(linear);
+    const PackedSite* other = packed(linear);
+    return (of_site != nullptr && !of_site->h.empty()) || (other != nullptr && other->pre);
+  }
   // Bytes that a step reads for this site; 0 when the set has no term there.
   size_t site_bytes(SiteRef site) const {
     return site_bytes_[static_cast<size_t>(site_index(site))];
@@ -81,11 +89,13 @@ class FastTermSet {
 
   int32_t layers_;
   HugeBuffer memory_;
-  std::vector<LowRankStack> stacks_;
+  std::vector<PackedStack> stacks_;
   std::vector<int32_t> stack_index_;  // by family; -1: none
   std::vector<PackedPrefix> prefixes_;
   std::vector<int32_t> prefix_index_;  // by layer; -1: none
   std::vector<size_t> site_bytes_;     // by site_index
+  std::deque<PackedSite> packed_;
+  std::vector<int32_t> packed_index_;  // by site_index; -1: none
   UnpackedTerms rare_;
   int32_t shared_prefix_ = 0;
   TermLimits limits_;

@@ -90,6 +90,8 @@ struct SpreadArgs {
   const float* out_diag = nullptr;  // padded like the outputs, or null
   float* y = nullptr;
   int64_t y_stride = 0;
+  const std::byte* next = nullptr;  // read ahead with the last panels: what comes after them
+  int64_t next_bytes = 0;
 };
 
 // What the entries of SlicedArgs are: ±1 (the highest bit of a column; all other bits set: no

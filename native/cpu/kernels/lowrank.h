@@ -11,6 +11,10 @@
 
 namespace manyfold::kernels {
 
+// How far REDUCE prefetches: a processor's own prefetcher begins anew for each adapter, and loses
+// what an adapter's factors are long.
+inline constexpr int64_t kReadAhead = 1536;
+
 // Values of one ternary word.
 inline constexpr int32_t kWordValues = 16;
 
@@ -51,13 +55,13 @@ struct ReduceTile {
     }
   }
 
-  // `width` stored elements from one step to the next.
+  // `width` stored elements from one step to the next. first: nobody has read these factors yet.
   MF_FLATTEN void multiply(const T* const (&w)[kVectors], const float* const (&x)[kTileRows],
-                           int32_t cols, int64_t width, Ahead& ahead) {
+                           int32_t cols, int64_t width, bool first) {
     if constexpr (kIsTernary<T>) {
       // The last word's codes beyond cols are zeros, and so is the padding of x.
       for (int32_t k = 0; k < cols; k += kWordValues) {
-        read_ahead(ahead);
+        if (first) read_ahead(w, k / kWordValues * width);
         typename S::Codes codes[kVectors];
 #pragma GCC unroll 8
         for (int32_t i = 0; i < kVectors; ++i) {
@@ -71,7 +75,7 @@ struct ReduceTile {
     } else {
       int32_t k = 0;
       for (; k + kSteps <= cols; k += kSteps) {
-        read_ahead(ahead);
+        if (first) read_ahead(w, k * width);
         dense<0>(w, x, k, width);
         dense<1>(w, x, k + 1, width);
         dense<2>(w, x, k + 2, width);
@@ -93,9 +97,15 @@ struct ReduceTile {
   }
 
  private:
-  MF_FLATTEN void read_ahead(Ahead& ahead) {
-    for (int64_t line = 0; line < ahead.lines; ++line) S::prefetch(ahead.next + line * 64);
-    ahead.next += ahead.lines * 64;
+  // The lines that a block of steps will read kReadAhead bytes later; behind the last factor stand
+  // those of the outputs, which are read next.
+  MF_FLATTEN void read_ahead(const T* const (&w)[kVectors], int64_t at) {
+    constexpr int64_t kBytes = (kIsTernary<T> ? 1 : kSteps) * S::kLanes * int64_t{sizeof(T)};
+#pragma GCC unroll 8
+    for (int32_t i = 0; i < kVectors; ++i) {
+      const char* from = reinterpret_cast<const char*>(w[i] + at) + kReadAhead;
+      for (int64_t byte = 0; byte < kBytes; byte += 64) S::prefetch(from + byte);
+    }
   }
 
   template <int32_t kStep>
@@ -143,7 +153,7 @@ struct ReduceShape {
 };
 
 template <class S, class T, int32_t kTileRows, int32_t kVectors>
-void reduce_tile(const ReduceArgs& a, int32_t vector, int32_t row, int64_t width, Ahead& ahead) {
+void reduce_tile(const ReduceArgs& a, int32_t vector, int32_t row, int64_t width) {
   const T* w[kVectors];
   for (int32_t i = 0; i < kVectors; ++i) {
     w[i] =
@@ -153,7 +163,7 @@ void reduce_tile(const ReduceArgs& a, int32_t vector, int32_t row, int64_t width
   for (int32_t m = 0; m < kTileRows; ++m) x[m] = a.x + a.rows[row + m] * a.x_stride;
   ReduceTile<S, T, kTileRows, kVectors> tile;
   tile.clear();
-  tile.multiply(w, x, a.cols, width, ahead);
+  tile.multiply(w, x, a.cols, width, row == 0);
 #pragma GCC unroll 8
   for (int32_t m = 0; m < kTileRows; ++m) {
     float* v = a.v + (row + m) * a.v_stride + int64_t{vector} * S::kLanes;
@@ -168,18 +178,12 @@ void reduce_tile(const ReduceArgs& a, int32_t vector, int32_t row, int64_t width
 template <class S, class T>
 void reduce_vectors(const ReduceArgs& a, int32_t vector0, int32_t vector1, int64_t width) {
   using P = ReduceShape<S>;
-  const int64_t steps = stored_steps<T>(a.cols);
   for_panel_groups<S, P>(vector0, vector1, largest_tile(a.count), [&](auto group, int32_t vector) {
     constexpr int32_t kVectors = decltype(group)::value;
-    const int64_t bytes = kVectors * steps * width * int64_t{sizeof(T)};
-    const auto* next =
-        a.a + int64_t{vector + kVectors} * S::kLanes * steps * static_cast<int64_t>(sizeof(T));
-    Ahead ahead =
-        look_ahead_in<S>(next, bytes, kIsTernary<T> ? steps : steps / 4, row_tiles(a.count));
     for_row_tiles(a.count, [&](auto rows, int32_t row) {
       constexpr int32_t kTileRows = decltype(rows)::value;
       if constexpr (kVectors <= panels_at_once<S, P>(kTileRows)) {
-        reduce_tile<S, T, kTileRows, kVectors>(a, vector, row, width, ahead);
+        reduce_tile<S, T, kTileRows, kVectors>(a, vector, row, width);
       }
     });
   });
@@ -350,8 +354,10 @@ void spread(const SpreadArgs& a) {
       P::kDepth == kWordValues ? stored_steps<uint32_t>(a.rank) : a.rank / S::kUnroll;
   for_groups(a.panel0, a.panel1, most, [&](auto group, int32_t panel) {
     constexpr int32_t kPanels = decltype(group)::value;
-    Ahead ahead = look_ahead_in<S>(a.b + (panel + kPanels) * bytes, kPanels * bytes, blocks,
-                                   row_tiles(a.count));
+    const bool last = panel + kPanels >= a.panel1;
+    Ahead ahead =
+        look_ahead_in<S>(last ? a.next : a.b + (panel + kPanels) * bytes,
+                         last ? a.next_bytes : kPanels * bytes, blocks, row_tiles(a.count));
     for_row_tiles(a.count, [&](auto rows, int32_t row) {
       constexpr int32_t kTileRows = decltype(rows)::value;
       if constexpr (kPanels <= Shape::at_once(kTileRows)) {
