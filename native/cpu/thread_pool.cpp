@@ -71,22 +71,14 @@ void ThreadPool::set_hot(bool hot) {
   hot_.store(hot, std::memory_order_release);
 }
 
-void ThreadPool::run_job(Job job) {
-  const int32_t all = threads();
-  if (all == 1) {
-    job.call(job.context, 0, 1);
-    return;
-  }
+void ThreadPool::run_job(int32_t items, Job job) {
   job_ = job;
-  pending_.store(all - 1, std::memory_order_relaxed);
+  remaining_.store(items, std::memory_order_relaxed);
+  claims_.store(uint64_t{static_cast<uint32_t>(items)} << 32, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  try {
-    job.call(job.context, 0, all);
-  } catch (...) {
-    failures_[0] = std::current_exception();
-  }
-  for (int32_t polls = 0; pending_.load(std::memory_order_acquire) != 0;) {
+  run_claimed(0);
+  for (int32_t polls = 0; remaining_.load(std::memory_order_acquire) != 0;) {
     pause_once(polls);
     if (polls < kPolls) ++polls;
   }
@@ -96,6 +88,22 @@ void ThreadPool::run_job(Job job) {
     failure = nullptr;
   }
   if (first) std::rethrow_exception(first);
+}
+
+// Runs items for as long as there are any.
+void ThreadPool::run_claimed(int32_t thread) {
+  for (;;) {
+    const uint64_t claim = claims_.fetch_add(1, std::memory_order_acq_rel);
+    const auto item = static_cast<uint32_t>(claim);
+    if (item >= claim >> 32) return;
+    try {
+      job_.call(job_.context, static_cast<int32_t>(item), thread);
+    } catch (...) {
+      std::exception_ptr& failure = failures_[static_cast<size_t>(thread)];
+      if (!failure) failure = std::current_exception();
+    }
+    remaining_.fetch_sub(1, std::memory_order_release);
+  }
 }
 
 // Returns the first epoch after `seen`: spins for a while when a session is on, else sleeps.
@@ -118,12 +126,7 @@ void ThreadPool::work(int32_t thread) {
   for (uint32_t seen = 0;;) {
     seen = await_epoch(seen);
     if (stopping_.load(std::memory_order_relaxed)) return;
-    try {
-      job_.call(job_.context, thread, threads());
-    } catch (...) {
-      failures_[static_cast<size_t>(thread)] = std::current_exception();
-    }
-    pending_.fetch_sub(1, std::memory_order_release);
+    run_claimed(thread);
   }
 }
 

@@ -1,6 +1,10 @@
-// The compute threads of one CPU backend. The caller of run() is thread 0; the others are owned
-// here. Within a Session (one step) idle workers spin, so that an operation starts in well under a
-// microsecond; outside they sleep in the kernel, because the JavaScript thread needs the core.
+// The compute threads of one CPU backend. The caller of run_items() is thread 0; the others are
+// owned here. Within a Session (one step) idle workers spin, so that an operation starts in well
+// under a microsecond; outside they sleep in the kernel, because the JavaScript thread needs the
+// core.
+//
+// Work is claimed item by item, and a job is over when its items are done: a worker whose core is
+// lent to somebody else holds up no more than the item that it has begun.
 #pragma once
 
 #include <atomic>
@@ -26,20 +30,9 @@ class ThreadPool {
 
   int32_t threads() const { return static_cast<int32_t>(workers_.size()) + 1; }
 
-  // Calls fn(thread, threads) once on every thread and waits for all. The exception of the lowest
-  // thread is rethrown.
-  template <class F>
-  void run(F&& fn) {
-    using Fn = std::remove_reference_t<F>;
-    run_job({[](void* context, int32_t thread, int32_t threads) {
-               (*static_cast<Fn*>(context))(thread, threads);
-             },
-             const_cast<std::remove_const_t<Fn>*>(&fn)});
-  }
-
-  // Calls fn(item, thread) for every item in 0 .. items - 1, each once; threads take the next item
-  // when they are free, so a core that is lent out elsewhere delays only what it holds. fn must not
-  // care who runs an item.
+  // Calls fn(item, thread) for every item in 0 .. items - 1, each once, and waits for all. No more
+  // than one call at a time, and none from within fn. fn must not care who runs an item; the
+  // exception of the lowest thread is rethrown when all items have been run.
   template <class F>
   void run_items(int32_t items, F&& fn) {
     if (items <= 0) return;
@@ -47,14 +40,11 @@ class ThreadPool {
       for (int32_t item = 0; item < items; ++item) fn(item, 0);
       return;
     }
-    next_item_.store(0, std::memory_order_relaxed);
-    run([&](int32_t thread, int32_t) {
-      for (;;) {
-        const int32_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
-        if (item >= items) return;
-        fn(item, thread);
-      }
-    });
+    using Fn = std::remove_reference_t<F>;
+    run_job(items, {[](void* context, int32_t item, int32_t thread) {
+                      (*static_cast<Fn*>(context))(item, thread);
+                    },
+                    const_cast<std::remove_const_t<Fn>*>(&fn)});
   }
 
   // Keeps the workers awake while it lives. One at a time.
@@ -74,19 +64,22 @@ class ThreadPool {
 
  private:
   struct Job {
-    void (*call)(void* context, int32_t thread, int32_t threads);
+    void (*call)(void* context, int32_t item, int32_t thread);
     void* context;
   };
 
-  void run_job(Job job);
+  void run_job(int32_t items, Job job);
+  void run_claimed(int32_t thread);
   void set_hot(bool hot);
   void work(int32_t thread);
   uint32_t await_epoch(uint32_t seen);
 
-  // Each on its own cache line: workers poll epoch_ while others count down pending_.
-  alignas(64) std::atomic<uint32_t> epoch_{0};
-  alignas(64) std::atomic<int32_t> pending_{0};
-  alignas(64) std::atomic<int32_t> next_item_{0};
+  // The running job's items (high half) and the next one to claim (low half), in one word: who
+  // claims an item knows that it belongs to the job that stands in job_, and that this job cannot
+  // end before the item does.
+  alignas(64) std::atomic<uint64_t> claims_{0};
+  alignas(64) std::atomic<int32_t> remaining_{0};  // items that are not done
+  alignas(64) std::atomic<uint32_t> epoch_{0};     // jobs so far: what waiting workers look at
   alignas(64) std::atomic<bool> hot_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<int32_t> parked_{0};

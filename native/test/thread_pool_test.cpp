@@ -12,60 +12,89 @@
 namespace manyfold {
 namespace {
 
-TEST(thread_pool_runs_every_thread_once) {
+TEST(thread_pool_sees_what_the_run_before_wrote) {
   for (const int32_t threads : {1, 2, 3, 5}) {
     ThreadPool pool(threads, threads == 3);
     CHECK(pool.threads() == threads);
-    std::vector<int32_t> calls(static_cast<size_t>(threads), 0);
-    for (int32_t round = 0; round < 200; ++round) {
-      pool.run([&](int32_t thread, int32_t all) {
-        if (all == threads) ++calls[static_cast<size_t>(thread)];
+    ThreadPool::Session session(pool);
+    std::vector<int64_t> values(7, 1);
+    for (int32_t round = 0; round < 2000; ++round) {
+      std::vector<int64_t> next(7);
+      pool.run_items(7, [&](int32_t item, int32_t) {
+        const auto at = static_cast<size_t>(item);
+        next[at] = (values[at] + values[(at + 1) % 7] + values[(at + 3) % 7]) % 1000003;
       });
+      values = next;
     }
-    for (const int32_t n : calls) CHECK(n == 200);
+    for (const int64_t value : values) CHECK(value == values[0] && value > 0);
   }
-}
-
-TEST(thread_pool_sees_what_the_run_before_wrote) {
-  ThreadPool pool(3);
-  ThreadPool::Session session(pool);
-  std::vector<int64_t> values(3, 1);
-  for (int32_t round = 0; round < 300; ++round) {
-    std::vector<int64_t> next(3);
-    pool.run([&](int32_t thread, int32_t) {
-      next[static_cast<size_t>(thread)] = (values[0] + values[1] + values[2]) % 1000003;
-    });
-    values = next;
-  }
-  CHECK(values[0] == values[1] && values[1] == values[2] && values[0] > 0);
 }
 
 TEST(thread_pool_takes_each_item_once) {
   ThreadPool pool(3);
-  for (const int32_t items : {0, 1, 2, 3, 100}) {
-    std::vector<int32_t> taken(static_cast<size_t>(items), 0);
-    pool.run_items(items, [&](int32_t item, int32_t thread) {
-      if (thread >= 0 && thread < 3) ++taken[static_cast<size_t>(item)];
-    });
-    for (const int32_t n : taken) CHECK(n == 1);
+  for (int32_t round = 0; round < 300; ++round) {
+    for (const int32_t items : {0, 1, 2, 3, 100}) {
+      std::vector<int32_t> taken(static_cast<size_t>(items), 0);
+      pool.run_items(items, [&](int32_t item, int32_t thread) {
+        if (thread >= 0 && thread < 3) ++taken[static_cast<size_t>(item)];
+      });
+      for (const int32_t n : taken) CHECK(n == 1);
+    }
   }
 }
 
-TEST(thread_pool_rethrows_the_lowest_threads_failure) {
+// Two items that wait for each other need two threads.
+TEST(thread_pool_runs_items_side_by_side) {
+  ThreadPool pool(2);
+  for (int32_t round = 0; round < 20; ++round) {
+    std::atomic<int32_t> begun{0};
+    std::vector<int32_t> threads(2);
+    pool.run_items(2, [&](int32_t item, int32_t thread) {
+      threads[static_cast<size_t>(item)] = thread;
+      begun.fetch_add(1);
+      while (begun.load() < 2) std::this_thread::yield();
+    });
+    CHECK(threads[0] + threads[1] == 1);
+  }
+}
+
+// The caller finishes the job of a worker that sleeps elsewhere, but for the item that it has
+// begun.
+TEST(thread_pool_does_not_wait_for_who_has_no_item) {
+  ThreadPool pool(2);
+  for (int32_t round = 0; round < 20; ++round) {
+    std::atomic<int32_t> others{0};
+    std::atomic<bool> begun{false}, over{false};
+    pool.run_items(40, [&](int32_t, int32_t thread) {
+      if (thread == 1) {
+        begun = true;
+        while (!over) std::this_thread::yield();
+        return;
+      }
+      while (!begun) std::this_thread::yield();
+      over = others.fetch_add(1) + 1 == 39;
+    });
+    CHECK(others.load() == 39);
+  }
+}
+
+TEST(thread_pool_rethrows_a_failure_when_all_items_were_run) {
   ThreadPool pool(3);
   for (int32_t round = 0; round < 20; ++round) {
+    std::atomic<int32_t> ran{0};
     std::string said;
     try {
-      pool.run([&](int32_t thread, int32_t) {
-        if (thread > 0) throw std::runtime_error("thread " + std::to_string(thread));
+      pool.run_items(30, [&](int32_t item, int32_t) {
+        ran.fetch_add(1);
+        if (item == 11) throw std::runtime_error("item 11");
       });
     } catch (const std::runtime_error& error) {
       said = error.what();
     }
-    CHECK(said == "thread 1");
+    CHECK(said == "item 11" && ran.load() == 30);
   }
   std::atomic<int32_t> ran{0};
-  pool.run([&](int32_t, int32_t) { ran.fetch_add(1); });
+  pool.run_items(3, [&](int32_t, int32_t) { ran.fetch_add(1); });
   CHECK(ran.load() == 3);
 }
 
@@ -84,21 +113,21 @@ TEST(thread_pool_sleeps_outside_sessions) {
   CHECK(parks(pool));
   {
     ThreadPool::Session session(pool);
-    pool.run([](int32_t, int32_t) {});
+    pool.run_items(9, [](int32_t, int32_t) {});
   }
   CHECK(parks(pool));
-  pool.run([](int32_t, int32_t) {});
+  pool.run_items(9, [](int32_t, int32_t) {});
   CHECK(parks(pool));
 }
 
 TEST(thread_pool_sleeps_in_a_session_that_nobody_ends) {
   ThreadPool pool(3);
   ThreadPool::Session session(pool);
-  pool.run([](int32_t, int32_t) {});
+  pool.run_items(9, [](int32_t, int32_t) {});
   CHECK(parks(pool));
-  int32_t calls[3] = {};
-  pool.run([&](int32_t thread, int32_t) { ++calls[thread]; });
-  CHECK(calls[0] == 1 && calls[1] == 1 && calls[2] == 1);
+  std::atomic<int32_t> ran{0};
+  pool.run_items(9, [&](int32_t, int32_t) { ran.fetch_add(1); });
+  CHECK(ran.load() == 9);
 }
 
 }  // namespace
