@@ -57,8 +57,9 @@ size_t element_bytes(Dtype dtype) {
 // Fills a FastTermSet: everything asks for its memory, then one allocation is made and filled.
 class TermPacker {
  public:
-  TermPacker(const ModelConfig& model, const Kernels& kernels, FastTermSet& set)
-      : model_(model), kernels_(kernels), set_(set) {}
+  TermPacker(const ModelConfig& model, const Kernels& kernels, SharedBlocks& shared,
+             FastTermSet& set)
+      : model_(model), kernels_(kernels), set_(set), memory_(shared, set.shared_) {}
 
   void pack(const TermSet& terms) {
     for (const Term& term : terms) sort_term(term);
@@ -231,13 +232,14 @@ class TermPacker {
   std::map<int32_t, int64_t> chain_floats_;  // by family: results of one row
 };
 
-FastTermSet::FastTermSet(const ModelConfig& model, const Kernels& kernels, TermSet&& terms)
+FastTermSet::FastTermSet(const ModelConfig& model, const Kernels& kernels, SharedBlocks& shared,
+                         TermSet&& terms)
     : layers_(static_cast<int32_t>(model.layers.size())),
       stack_index_(static_cast<size_t>(layers_) * 4 + 1, -1),
       prefix_index_(static_cast<size_t>(layers_), -1),
       site_bytes_(static_cast<size_t>(layers_ + 1) * kSiteCount, 0),
       packed_index_(site_bytes_.size(), -1) {
-  TermPacker(model, kernels, *this).pack(terms);
+  TermPacker(model, kernels, shared, *this).pack(terms);
 }
 
 const PackedStack* FastTermSet::stack(SiteRef linear) const {
@@ -260,7 +262,7 @@ void TermLimits::widen(const TermLimits& other) {
 TermHandle FastTerms::load_terms(TermSet&& terms) {
   check_terms(model_, terms);
   MF_ASSERT(last_ < std::numeric_limits<TermHandle>::max());
-  auto set = std::make_unique<FastTermSet>(model_, kernels_, std::move(terms));
+  auto set = std::make_unique<FastTermSet>(model_, kernels_, shared_, std::move(terms));
   bytes_ += set->bytes();
   limits_.widen(set->limits());
   sets_.emplace(++last_, std::move(set));

@@ -52,8 +52,9 @@ struct TermLimits {
 
 class FastTermSet {
  public:
-  // terms must have passed check_terms.
-  FastTermSet(const ModelConfig& model, const Kernels& kernels, TermSet&& terms);
+  // terms must have passed check_terms. shared: of all sets of the backend.
+  FastTermSet(const ModelConfig& model, const Kernels& kernels, SharedBlocks& shared,
+              TermSet&& terms);
 
   // Of the linears that read the same input as this one; null when the set has none there.
   const PackedStack* stack(SiteRef linear) const;
@@ -80,6 +81,7 @@ class FastTermSet {
     return site_bytes_[static_cast<size_t>(site_index(site))];
   }
 
+  // Without what it shares with other sets.
   size_t bytes() const { return memory_.size() + rare_.bytes(); }
   int32_t shared_prefix() const { return shared_prefix_; }
   const TermLimits& limits() const { return limits_; }
@@ -89,6 +91,7 @@ class FastTermSet {
 
   int32_t layers_;
   HugeBuffer memory_;
+  std::vector<SharedBlocks::Block> shared_;
   std::vector<PackedStack> stacks_;
   std::vector<int32_t> stack_index_;  // by family; -1: none
   std::vector<PackedPrefix> prefixes_;
@@ -107,7 +110,7 @@ class FastTerms final : public TermStore {
 
   TermHandle load_terms(TermSet&& terms) override;
   void free_terms(TermHandle handle) override;
-  size_t term_bytes() const override { return bytes_; }
+  size_t term_bytes() const override { return bytes_ + shared_.bytes(); }
   int32_t term_sets() const override { return static_cast<int32_t>(sets_.size()); }
 
   const FastTermSet& get(TermHandle handle) const;
@@ -116,6 +119,7 @@ class FastTerms final : public TermStore {
  private:
   const ModelConfig& model_;
   const Kernels& kernels_;
+  SharedBlocks shared_;
   std::map<TermHandle, std::unique_ptr<FastTermSet>> sets_;
   TermHandle last_ =
       0;  // handles are never used twice, so that a stale one cannot name another set

@@ -19,6 +19,11 @@ size_t value_bits(FactorType dtype) {
   return kBits[dtype];
 }
 
+// How a shared block is packed; see SharedKey.
+std::string use_of(const char* kernel, FactorType dtype) {
+  return kernel + std::to_string(static_cast<int32_t>(dtype));
+}
+
 }  // namespace
 
 std::vector<float> folded_factor(const TermTensor& d, std::vector<float> a, size_t cols) {
@@ -78,6 +83,7 @@ void StackPacker::add_factor(Source source) {
     source.dtype = FactorType::kF32;
   } else {
     source.dtype = factor_type(a);
+    source.shared = !a.shared.empty();
     for (size_t r = 0; r < source.factor.size(); ++r) {
       source.factor[r] *= a.codec == Codec::kInt8 ? a.scales[r] : codec_scale(a);
     }
@@ -156,7 +162,8 @@ void StackPacker::finish(PackedStack* stack, PackedMemory& memory,
                          const std::function<void(SiteRef, size_t)>& read) {
   for (const FactorType::Value dtype :
        {FactorType::kF32, FactorType::kBf16, FactorType::kInt8, FactorType::kTernary}) {
-    place_factors(dtype, stack);
+    place_factors(dtype, false, stack);
+    place_factors(dtype, true, stack);
   }
   for (size_t i = 0; i < sources_.size(); ++i) {
     if (sources_[i].first >= 0) continue;
@@ -182,15 +189,17 @@ void StackPacker::finish(PackedStack* stack, PackedMemory& memory,
   pack_uses(stack, memory, read);
 }
 
-// All factors of one type side by side: one part.
-void StackPacker::place_factors(FactorType dtype, PackedStack* stack) {
+// All factors of one type side by side: one part. Those that other sets bring too stand apart from
+// this set's own, for a block is shared as a whole.
+void StackPacker::place_factors(FactorType dtype, bool shared, PackedStack* stack) {
   StackPart part;
   part.dtype = dtype;
   part.first = stack->width;
   std::vector<int32_t> members;
   for (size_t i = 0; i < sources_.size(); ++i) {
     Source& source = sources_[i];
-    if (source.tensor == nullptr || source.slices || source.dtype != dtype) continue;
+    if (source.tensor == nullptr || source.slices) continue;
+    if (source.dtype != dtype || source.shared != shared) continue;
     source.first = part.first + part.ranks;
     part.ranks += source.ranks;
     stack->cols = source.tensor->shape[1];
@@ -215,26 +224,35 @@ void StackPacker::pack_parts(PackedStack* stack, PackedMemory& memory) {
     } else if (part->kind == StackPart::Kind::kSliced) {
       first.slices->place(&part->sliced, {}, memory);
     } else {
-      std::vector<const Source*> members;
-      for (const int32_t i : members_[p]) members.push_back(&sources_[static_cast<size_t>(i)]);
-      const int32_t cols = stack->cols;
-      memory.ask<std::byte>(
-          &part->a, kernels_.reduce_bytes(part->dtype, part->ranks, cols),
-          [this, part, cols, members](std::byte* block) {
-            std::vector<float> a;
-            a.reserve(static_cast<size_t>(part->ranks) * static_cast<size_t>(cols));
-            for (const Source* source : members) {
-              const std::vector<float> values =
-                  source->mid_matrix == nullptr
-                      ? unscaled_values(*source->tensor)
-                      : folded_factor(*source->mid_matrix, tensor_values(*source->tensor),
-                                      static_cast<size_t>(cols));
-              a.insert(a.end(), values.begin(), values.end());
-            }
-            kernels_.pack_reduce(part->dtype, a.data(), part->ranks, cols, block);
-          });
+      pack_factors(part, members_[p], stack->cols, memory);
     }
   }
+}
+
+void StackPacker::pack_factors(StackPart* part, const std::vector<int32_t>& members, int32_t cols,
+                               PackedMemory& memory) {
+  std::vector<const Source*> sources;
+  std::vector<const TermTensor*> tensors;
+  for (const int32_t i : members) {
+    sources.push_back(&sources_[static_cast<size_t>(i)]);
+    tensors.push_back(sources.back()->tensor);
+  }
+  const SharedKey key =
+      sources.front()->shared ? shared_key(tensors, use_of("reduce", part->dtype)) : SharedKey{};
+  const auto fill = [this, part, cols, sources](std::byte* block) {
+    std::vector<float> a;
+    a.reserve(static_cast<size_t>(part->ranks) * static_cast<size_t>(cols));
+    for (const Source* source : sources) {
+      const std::vector<float> values =
+          source->mid_matrix == nullptr
+              ? unscaled_values(*source->tensor)
+              : folded_factor(*source->mid_matrix, tensor_values(*source->tensor),
+                              static_cast<size_t>(cols));
+      a.insert(a.end(), values.begin(), values.end());
+    }
+    kernels_.pack_reduce(part->dtype, a.data(), part->ranks, cols, block);
+  };
+  memory.ask_shared(&part->a, key, kernels_.reduce_bytes(part->dtype, part->ranks, cols), fill);
 }
 
 size_t StackPacker::source_bytes(const Source& source) const {
@@ -262,12 +280,12 @@ void StackPacker::pack_uses(PackedStack* stack, PackedMemory& memory,
     } else if (use.slices) {
       use.slices->place(&spread->sliced, use.out_diag, memory);
     } else {
-      memory.ask<std::byte>(&spread->b,
-                            kernels_.spread_bytes(spread->dtype, spread->out, spread->rank),
-                            [this, spread, tensor = use.tensor](std::byte* block) {
-                              kernels_.pack_spread(spread->dtype, unscaled_values(*tensor).data(),
-                                                   spread->out, spread->rank, block);
-                            });
+      const auto fill = [this, spread, tensor = use.tensor](std::byte* block) {
+        kernels_.pack_spread(spread->dtype, unscaled_values(*tensor).data(), spread->out,
+                             spread->rank, block);
+      };
+      memory.ask_shared(&spread->b, shared_key({use.tensor}, use_of("spread", spread->dtype)),
+                        kernels_.spread_bytes(spread->dtype, spread->out, spread->rank), fill);
       memory.keep(&spread->out_diag, padded(use.out_diag));
     }
     read(spread->site, memory.bytes() - before);

@@ -74,7 +74,7 @@ class StackPacker {
     FactorType dtype = FactorType::kF32;
     std::optional<SliceCutter> slices;
     std::vector<float> factor;  // of each rank
-    bool gated = false;
+    bool gated = false, shared = false;
     int32_t ranks = 0, first = -1;
   };
   // What becomes of them.
@@ -90,9 +90,10 @@ class StackPacker {
 
   void add_factor(Source source);
   void add_outputs(SiteRef site, const TermTensor& b, const std::vector<float>& out_diag);
-  void place_factors(FactorType dtype, PackedStack* stack);
+  void place_factors(FactorType dtype, bool shared, PackedStack* stack);
   void pack_parts(PackedStack* stack, PackedMemory& memory);
-  void pack_factor(StackPart* part, PackedMemory& memory);
+  void pack_factors(StackPart* part, const std::vector<int32_t>& members, int32_t cols,
+                    PackedMemory& memory);
   void pack_uses(PackedStack* stack, PackedMemory& memory,
                  const std::function<void(SiteRef, size_t)>& read);
   void pack_sparse(Use& use, PackedSpread* spread, PackedMemory& memory);

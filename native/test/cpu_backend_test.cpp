@@ -22,6 +22,20 @@ constexpr int32_t kPages = 96, kRows = 240;
 
 using test::all_kernels;
 
+// How a backend holds its weights.
+struct Held {
+  Dtype dtype;
+  WeightFormat format = WeightFormat::kPlain;
+
+  Held(Dtype plain) : dtype(plain) {}
+  Held(Dtype type, WeightFormat of) : dtype(type), format(of) {}
+  std::string name() const {
+    return std::string(dtype == Dtype::kF32 ? " f32" : " bf16") +
+           (format == WeightFormat::kInt8 ? " int8" : "");
+  }
+};
+const Held kAllHeld[] = {Dtype::kF32, Dtype::kBf16, {Dtype::kBf16, WeightFormat::kInt8}};
+
 // A backend of one tiny model with all kinds of adapters loaded.
 struct Setup {
   ModelConfig model;
@@ -30,11 +44,12 @@ struct Setup {
   std::vector<TermHandle> handles;
 
   // kernels null: the reference.
-  Setup(const ModelConfig& config, const Kernels* kernels, Dtype dtype, int32_t threads = 2)
+  Setup(const ModelConfig& config, const Kernels* kernels, Held held, int32_t threads = 2)
       : model(config) {
     BackendOptions options;
     options.model = model;
-    options.dtype = dtype;
+    options.dtype = held.dtype;
+    options.format = held.format;
     options.threads = threads;
     options.kv_pages = kPages;
     options.max_rows = kRows;
@@ -128,18 +143,18 @@ ModelConfig wide_heads() {
 
 TEST(fast_backend_equals_the_reference) {
   for (const ModelConfig& model : {test::tiny_model(), wide_heads()}) {
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      Setup reference(model, nullptr, dtype);
+    for (const Held& held : kAllHeld) {
+      Setup reference(model, nullptr, held);
       const std::vector<float> first = reference.run(mixed_plan(reference, 0, 20));
       const std::vector<float> second = reference.run(mixed_plan(reference, 20, 1));
       for (const Kernels* kernels : all_kernels()) {
-        Setup fast(model, kernels, dtype);
-        const std::string name =
-            std::string(kernels->isa) + (dtype == Dtype::kF32 ? " f32" : " bf16");
+        Setup fast(model, kernels, held);
+        const std::string name = kernels->isa + held.name();
         // bf16 keys differ where a value lies on a rounding border; dot products of bf16 round
-        // their inputs too.
-        const bool rounds = kernels->rounds_inputs && dtype == Dtype::kBf16;
-        const double limit = dtype == Dtype::kF32 ? 3e-6 : rounds ? 2e-2 : 1e-3;
+        // their inputs too, and those of int8 to far fewer values.
+        const bool int8 = held.format == WeightFormat::kInt8;
+        const bool rounds = int8 || (kernels->rounds_inputs && held.dtype == Dtype::kBf16);
+        const double limit = held.dtype == Dtype::kF32 ? 3e-6 : rounds ? 2e-2 : 1e-3;
         const double prefill = relative_error(fast.run(mixed_plan(fast, 0, 20)), first);
         const double decode = relative_error(fast.run(mixed_plan(fast, 20, 1)), second);
         CHECK_THAT(prefill < limit,
@@ -152,8 +167,8 @@ TEST(fast_backend_equals_the_reference) {
 
 TEST(fast_backend_rows_do_not_depend_on_company) {
   for (const Kernels* kernels : all_kernels()) {
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      Setup setup(test::tiny_model(), kernels, dtype);
+    for (const Held& held : kAllHeld) {
+      Setup setup(test::tiny_model(), kernels, held);
       std::vector<std::vector<float>> alone;
       for (int32_t kind = -1; kind < test::kTermKinds; ++kind) {
         alone.push_back(setup.run(setup.part(kind, 0, 20, 3)));
@@ -181,11 +196,11 @@ TEST(fast_backend_rows_do_not_depend_on_chunks_threads_or_pages) {
       {-1, 130}, {1, 130}, {3, 130}, {4, 130}, {5, 20}, {6, 20}, {7, 20}, {8, 20}, {9, 20}};
   for (const Kernels* kernels : all_kernels()) {
     const bool emulated = std::string(kernels->isa).starts_with("emulated");
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      Setup one(test::tiny_model(), kernels, dtype, 1);
+    for (const Held& held : kAllHeld) {
+      Setup one(test::tiny_model(), kernels, held, 1);
       for (const auto& [threads, chunk] : {std::pair{2, 1}, {2, 64}, {3, 7}}) {
         if (emulated && chunk == 1) continue;  // the same path as in the fast tiers, slowly
-        Setup other(test::tiny_model(), kernels, dtype, threads);
+        Setup other(test::tiny_model(), kernels, held, threads);
         for (const auto& [kind, length] : kinds) {
           const std::vector<float> whole = one.run(one.part(kind, 0, length, 0));
           std::vector<float> joined;
@@ -231,8 +246,8 @@ TEST(fast_backend_counts_each_stream_once) {
 TEST(fast_backend_gives_weights_back) {
   const ModelConfig model = test::tiny_model();
   for (const Kernels* kernels : all_kernels()) {
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      Setup reference(model, nullptr, dtype), fast(model, kernels, dtype);
+    for (const Held& held : kAllHeld) {
+      Setup reference(model, nullptr, held), fast(model, kernels, held);
       for (const SiteRef site :
            {SiteRef{-1, Site::kEmbedding}, SiteRef{-1, Site::kHead}, SiteRef{1, Site::kQ},
             SiteRef{2, Site::kDown}, SiteRef{0, Site::kMlpNorm}}) {
@@ -283,6 +298,49 @@ TEST(fast_backend_refuses_wrong_weights_and_terms) {
   terms.free_terms(handle);
   CHECK(terms.term_sets() == sets && terms.term_bytes() == bytes);
   CHECK(refused([&] { terms.free_terms(handle); }));
+}
+
+// Two sets bring the same projections under one name, as VeRA's adapters do: they are held once,
+// go with the last set, and change no bit.
+TEST(fast_backend_holds_shared_values_once) {
+  const auto with_names = [](TermSet terms) {
+    int32_t number = 0;
+    for (Term& term : terms) {
+      LowRank* op = std::get_if<LowRank>(&term.op);
+      if (op == nullptr || !is_linear_site(term.site.site)) continue;
+      op->a.shared = "a" + std::to_string(number);
+      op->b.shared = "b" + std::to_string(number++);
+    }
+    return terms;
+  };
+  for (const Kernels* kernels : all_kernels()) {
+    Setup setup(test::tiny_model(), kernels, Dtype::kF32);
+    TermStore& terms = setup.backend->terms();
+    const auto load = [&](TermSet set) {
+      const TermFacts facts = term_facts(set);
+      const size_t before = terms.term_bytes();
+      const TermHandle handle = terms.load_terms(std::move(set));
+      setup.loaded[handle] = facts;
+      return std::pair{handle, terms.term_bytes() - before};
+    };
+    const size_t empty = terms.term_bytes();
+    const auto [plain, plain_bytes] = load(test::tiny_terms(setup.model, 0));
+    const auto [first, first_bytes] = load(with_names(test::tiny_terms(setup.model, 0)));
+    const auto [second, second_bytes] = load(with_names(test::tiny_terms(setup.model, 0)));
+    CHECK(first_bytes * 10 > plain_bytes * 9);
+    CHECK(second_bytes * 2 < first_bytes);
+    const auto logits = [&](TermHandle handle) {
+      SequencePart part = setup.part(0, 0, 9, 0);
+      part.terms = handle;
+      return setup.run(part);
+    };
+    const std::vector<float> expected = logits(plain);
+    CHECK(logits(first) == expected);
+    terms.free_terms(first);
+    CHECK(logits(second) == expected);
+    for (const TermHandle handle : {plain, second}) terms.free_terms(handle);
+    CHECK(terms.term_bytes() == empty);
+  }
 }
 
 TEST(fast_backend_says_what_memory_it_lacks) {
