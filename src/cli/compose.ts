@@ -27,6 +27,7 @@ import type { Telemetry } from '../telemetry/request-record.js';
 import { createTemplateRenderer } from '../text/chat-template.js';
 import { createTextModel } from '../text/text-model.js';
 import { TextRegistry } from '../text/text-registry.js';
+import { demoAdapterFolder } from './demo-adapters.js';
 import { enginePlan, type EnginePlan } from './engine-plan.js';
 import { serviceTextModels } from './text-models.js';
 import { packageVersion } from './version.js';
@@ -85,7 +86,7 @@ export async function compose(options: ComposeOptions): Promise<Composition> {
       root: checkpoint.path,
       createdSeconds: clock.unixSeconds(),
     };
-    const root = await adapterRoot(config.adapters.directory);
+    const root = await adapterRoot(config.adapters.directory ?? demoAdapterFolder(config));
     const registry = new AdapterRegistry({
       root,
       reservedNames: base.servedNames,

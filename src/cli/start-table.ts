@@ -1,4 +1,5 @@
-/** What the server prints when it is ready: a table of what is loaded, and a curl to paste. Pure. Called by serve.ts. */
+/** What the server prints when it is ready: a table of what is loaded, and a curl to paste. Called by serve.ts. */
+import { demoAdapterFolder } from './demo-adapters.js';
 import { humanBytes } from './human-bytes.js';
 import type { RunningServer } from '../server/listen.js';
 import type { Composition } from './compose.js';
@@ -44,7 +45,7 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
   ];
 }
 
-function adapterRows({ registry, engine }: Composition): Row[] {
+function adapterRows({ registry, engine, config }: Composition): Row[] {
   const bytes = new Map(engine.stats().residentAdapters.map((adapter) => [adapter.version, adapter.bytes]));
   const served = registry
     .list()
@@ -54,6 +55,10 @@ function adapterRows({ registry, engine }: Composition): Row[] {
     ]);
   const refused = registry.refused().map(({ name, error }): Row => ['refused', `${name}: ${error.message}`]);
   const all = [...served, ...refused];
+  const yours = '--adapter NAME=PATH or --adapter-dir DIR serves yours';
+  if (demoAdapterFolder(config) !== undefined)
+    all.unshift(['adapters', `those of examples/adapters; ${yours} instead`]);
+  if (all.length === 0) return [['adapters', `none; ${yours}`]];
   if (all.length <= MAX_ADAPTER_ROWS) return all;
   return [...all.slice(0, MAX_ADAPTER_ROWS), ['', `and ${all.length - MAX_ADAPTER_ROWS} more`]];
 }
