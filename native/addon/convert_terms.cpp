@@ -105,7 +105,7 @@ BlockDiag to_blockdiag(const Napi::Object& object, const std::string& path) {
 Bottleneck to_bottleneck(const Napi::Object& object, const std::string& path) {
   static constexpr const char* kActivations[] = {"identity",  "relu", "gelu",
                                                  "gelu_tanh", "silu", "tanh"};
-  static constexpr const char* kPlacements[] = {"sequential", "parallel"};
+  static constexpr const char* kPlacements[] = {"sequential", "parallel", "sum", "residual"};
   Bottleneck term;
   term.placement = static_cast<BottleneckPlacement>(
       to_choice(field(object, "placement"), path + ".placement", kPlacements));

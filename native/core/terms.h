@@ -125,7 +125,9 @@ struct Prefix {
 };
 
 enum class BottleneckActivation { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kTanh };
-enum class BottleneckPlacement { kSequential, kParallel };
+// What it reads: t, the sub-block's input (the normed residual), r + t, or r, the residual stream
+// before the sub-block.
+enum class BottleneckPlacement { kSequential, kParallel, kSum, kResidual };
 
 // (t - mean) / sqrt(variance + eps) ⊙ weight + bias; all [hidden].
 struct LayerNorm {
@@ -133,8 +135,8 @@ struct LayerNorm {
   float eps = 0.0f;
 };
 
-// t' = t + scale · (U act(D n + down_bias) + up_bias), n = norm(t) (sequential) or norm(the
-// sub-block's input) (parallel). D [m, hidden], U [hidden, m]; biases may be empty, norm absent.
+// t' = t + scale · (U act(D n + down_bias) + up_bias), n = norm(what the placement says). D [m,
+// hidden], U [hidden, m]; biases may be empty, norm absent.
 struct Bottleneck {
   BottleneckPlacement placement = BottleneckPlacement::kSequential;
   BottleneckActivation activation = BottleneckActivation::kRelu;

@@ -157,13 +157,38 @@ void PackedBottleneck::pack(const Kernels& kernels, const Bottleneck& term, Pack
 }
 
 int64_t PackedBottleneck::scratch_floats() const {
-  return kRareRows * (round_up(middle_, kRowPad) + (normed_ ? round_up(hidden_, kRowPad) : 0));
+  const int64_t rows = (normed_ ? 1 : 0) + (placement_ == BottleneckPlacement::kSum ? 1 : 0);
+  return kRareRows * (round_up(middle_, kRowPad) + rows * round_up(hidden_, kRowPad));
+}
+
+// What the bottleneck reads; sum [kRareRows, padded hidden] is used where no buffer has it.
+RowsOf PackedBottleneck::read(const Kernels& kernels, const RowsOf& t, const RowsOf& input,
+                              const RowsOf& residual, float* sum) const {
+  switch (placement_) {
+    case BottleneckPlacement::kSequential:
+      return t;
+    case BottleneckPlacement::kParallel:
+      return input;
+    case BottleneckPlacement::kResidual:
+      return residual;
+    case BottleneckPlacement::kSum:
+      break;
+  }
+  const int64_t stride = round_up(hidden_, kRowPad), padded = round_up(hidden_, kernels.lanes);
+  const RowsOf result{sum, stride, kRowNumbers.data(), t.count};
+  for (int32_t m = 0; m < t.count; ++m) {
+    std::copy_n(t.row(m), padded, result.row(m));
+    std::fill(result.row(m) + padded, result.row(m) + stride, 0.0f);
+    kernels.add(residual.row(m), padded, result.row(m));
+  }
+  return result;
 }
 
 void PackedBottleneck::run(const Kernels& kernels, const RowsOf& t, const RowsOf& input,
-                           float* scratch) const {
+                           const RowsOf& residual, float* scratch) const {
   const int64_t v_stride = round_up(middle_, kRowPad), n_stride = round_up(hidden_, kRowPad);
-  RowsOf from = placement_ == BottleneckPlacement::kSequential ? t : input;
+  float* const sum = scratch + kRareRows * (v_stride + (normed_ ? n_stride : 0));
+  RowsOf from = read(kernels, t, input, residual, sum);
   if (normed_) {
     const RowsOf normed{scratch + kRareRows * v_stride, n_stride, kRowNumbers.data(), from.count};
     for (int32_t m = 0; m < from.count; ++m) {

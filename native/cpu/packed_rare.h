@@ -59,10 +59,15 @@ class PackedBottleneck {
   void pack(const Kernels& kernels, const Bottleneck& term, PackedMemory& memory);
 
   int64_t scratch_floats() const;
-  // t += the bottleneck, for at most kRareRows rows; input: the sub-block's, rows by the same ids.
-  void run(const Kernels& kernels, const RowsOf& t, const RowsOf& input, float* scratch) const;
+  // t += the bottleneck, for at most kRareRows rows; input: the sub-block's; residual: the stream
+  // before it; rows by the same ids.
+  void run(const Kernels& kernels, const RowsOf& t, const RowsOf& input, const RowsOf& residual,
+           float* scratch) const;
 
  private:
+  RowsOf read(const Kernels& kernels, const RowsOf& t, const RowsOf& input, const RowsOf& residual,
+              float* sum) const;
+
   BottleneckPlacement placement_;
   BottleneckActivation activation_;
   bool normed_;

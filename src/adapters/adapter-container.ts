@@ -10,7 +10,7 @@ import path from 'node:path';
 
 import { ADAPTER_LIMITS, openSafetensors } from '../checkpoint/safetensors.js';
 import type { SafetensorsTensor } from '../checkpoint/safetensors.js';
-import { decodeUtf8, isJsonObject, parseJsonStrict } from '../checkpoint/strict-json.js';
+import { decodeUtf8, isJsonObject, parseJsonStrict, quoteName } from '../checkpoint/strict-json.js';
 import type { JsonObject } from '../checkpoint/strict-json.js';
 import { ManyfoldError } from '../core/errors.js';
 import { isContained } from './contained-path.js';
@@ -64,11 +64,11 @@ export async function openContainer(place: string, root: string | undefined): Pr
     for (const name of mlx ? [] : await initialFolders(place, config)) {
       files.set(`${name}/`, await openTensors(path.join(place, name), TENSORS_FILE, root));
     }
+    return { config, tensorsFile, ...joined(files) };
   } catch (error) {
     await closeAll(files);
     throw error;
   }
-  return { config, tensorsFile, ...joined(files) };
 }
 
 /** Only a LoRA whose training changed the base needs what it was before. */
@@ -90,6 +90,7 @@ function joined(files: ReadonlyMap<string, TensorFile>): TensorFile {
   const owners = new Map<string, { readonly file: TensorFile; readonly name: string }>();
   for (const [prefix, file] of files) {
     for (const [name, tensor] of file.tensors) {
+      if (tensors.has(prefix + name)) throw invalid(`two files hold a tensor ${quoteName(prefix + name)}`);
       tensors.set(prefix + name, { ...tensor, name: prefix + name });
       owners.set(prefix + name, { file, name });
     }

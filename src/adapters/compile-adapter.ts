@@ -36,15 +36,17 @@ export async function compileAdapter(location: AdapterLocation, context: Compile
   }
 }
 
-function importerOf(folder: AdapterFolder): AdapterImporter {
+/** The one that knows the folder's method. Throws 'invalid_adapter' for a method that nobody knows. */
+export function importerOf(folder: AdapterFolder): AdapterImporter {
   const keys = new Set(folder.tensors.keys());
   const importer = IMPORTERS.find((candidate) => candidate.matches(folder.config, keys));
   if (importer !== undefined) return importer;
   const found = JSON.stringify(folder.config['peft_type'] ?? null).slice(0, 80);
-  const known = IMPORTERS.map(({ method }) => method).join(', ');
+  // Files of other programs have no peft_type, and refused methods are none that one should write.
+  const known = IMPORTERS.filter((candidate) => candidate.matches({ peft_type: candidate.method }, new Set()));
   throw new ManyfoldError(
     'invalid_adapter',
-    `adapter_config.json: peft_type is ${found}, expected one of ${known}. ` +
+    `adapter_config.json: peft_type is ${found}, expected one of ${known.map(({ method }) => method).join(', ')}. ` +
       "Merge the adapter into its base with PEFT's merge_and_unload() and serve the result with --model, or train a LoRA.",
     { param: 'peft_type' },
   );

@@ -6,6 +6,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import type { SiteRef } from '../core/model-config.js';
 import type { DenseTensor } from '../core/terms.js';
+import { addLeftProduct, addRowProducts } from './fold-kernels.js';
 import type { BaseWeights } from './importer.js';
 import { checkFolded, floatTensor, toFloats } from './tensor-values.js';
 
@@ -126,16 +127,8 @@ export async function timesBase(
 ): Promise<Float64Array> {
   const { out, in: width } = matrix;
   const result = new Float64Array(k * width);
-  await eachBaseBlock(base, matrix, k, (block, firstRow, rows) => {
-    for (let i = 0; i < k; i += 1) {
-      for (let row = 0; row < rows; row += 1) {
-        const factor = x[i * out + firstRow + row] as number;
-        if (factor === 0) continue;
-        for (let j = 0; j < width; j += 1) {
-          result[i * width + j] = (result[i * width + j] as number) + factor * (block[row * width + j] as number);
-        }
-      }
-    }
+  await eachBaseBlock(base, matrix, k, (block, first, rows) => {
+    addLeftProduct(result, { data: x, k, stride: out, first }, block, { rows, width });
   });
   return result;
 }
@@ -149,14 +142,8 @@ export async function baseTimes(
 ): Promise<Float64Array> {
   const { out, in: width } = matrix;
   const result = new Float64Array(out * k);
-  await eachBaseBlock(base, matrix, k, (block, firstRow, rows) => {
-    for (let row = 0; row < rows; row += 1) {
-      for (let i = 0; i < k; i += 1) {
-        let sum = 0;
-        for (let j = 0; j < width; j += 1) sum += (block[row * width + j] as number) * (x[i * width + j] as number);
-        result[(firstRow + row) * k + i] = sum;
-      }
-    }
+  await eachBaseBlock(base, matrix, k, (block, first, rows) => {
+    addRowProducts(result.subarray(first * k), block, x, { n: rows, m: k, width, stride: k, from: 0, to: width });
   });
   return result;
 }

@@ -53,7 +53,9 @@ test('names move at once, and what was resolved before keeps its version', async
 
 test('names that break the rule or are the base are refused', () => {
   const registry = registryOf(root);
-  for (const name of ['', '../x', 'a:b', 'a@1', '-x', 'a//b', 'base', 'x'.repeat(129), 'é']) {
+  const paths = ['../x', '..', '.', '.x', 'a/../b', 'a/./b', 'a\\b', '/a', 'a/', 'a//b', 'a%2f..%2fb', 'a\0', 'a\n'];
+  const alike = ['é', '\uff41', 'a\u202eb', '\u0430', 'a\u2215b'];
+  for (const name of ['', 'a:b', 'a@1', '-x', 'base', 'x'.repeat(129), ...paths, ...alike]) {
     assert.throws(() => registry.checkName(name), hasCode('invalid_user_input'), name);
   }
   assert.equal(registry.checkName('team-a/support.v1'), 'team-a/support.v1');

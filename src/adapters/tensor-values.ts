@@ -27,7 +27,7 @@ export async function readFloats(folder: AdapterFolder, tensor: SafetensorsTenso
   return toFloats(await readTensor(folder, tensor));
 }
 
-/** Reads whole numbers (I32, I64, U8, or floats that are whole, as PEFT saves indices on some systems). */
+/** Reads whole numbers of any integer dtype, or floats that are whole, as PEFT saves indices on some systems. */
 export async function readIntegers(folder: AdapterFolder, tensor: SafetensorsTensor): Promise<Float64Array> {
   const bytes = await folder.read(tensor.name);
   const values = integersOf(tensor, bytes);
@@ -44,22 +44,46 @@ function integersOf(tensor: SafetensorsTensor, bytes: Uint8Array): Float64Array 
   const count = countOf(tensor.shape);
   const { buffer, byteOffset } = bytes;
   switch (tensor.dtype) {
-    case 'I32':
-      return Float64Array.from(new Int32Array(buffer, byteOffset, count));
-    case 'I64':
-      return Float64Array.from(new BigInt64Array(buffer, byteOffset, count), Number);
+    case 'I8':
+      return Float64Array.from(new Int8Array(buffer, byteOffset, count));
     case 'U8':
       return Float64Array.from(bytes);
+    case 'I16':
+      return Float64Array.from(new Int16Array(buffer, byteOffset, count));
+    case 'U16':
+      return Float64Array.from(new Uint16Array(buffer, byteOffset, count));
+    case 'I32':
+      return Float64Array.from(new Int32Array(buffer, byteOffset, count));
+    case 'U32':
+      return Float64Array.from(new Uint32Array(buffer, byteOffset, count));
+    case 'I64':
+      return Float64Array.from(new BigInt64Array(buffer, byteOffset, count), Number);
+    case 'U64':
+      return Float64Array.from(new BigUint64Array(buffer, byteOffset, count), Number);
     case 'F32':
     case 'F16':
     case 'BF16':
-      return Float64Array.from(toFloats(toDense(tensor, bytes)));
+      return wholeFloats(tensor, toDense(tensor, bytes));
     default:
       throw wrongTensor(
-        `${quoteName(tensor.name)} is ${tensor.dtype}, expected I32 or I64`,
+        `${quoteName(tensor.name)} is ${tensor.dtype}, expected whole numbers such as I32`,
         'Convert the tensor, e.g. with .to(torch.int32), and save it again.',
       );
   }
+}
+
+/** From here on, a float may stand for its whole neighbours too: the number that was meant is lost. */
+const FIRST_ROUNDED = { f32: 2 ** 24, f16: 2 ** 11, bf16: 2 ** 8 } as const;
+
+function wholeFloats(tensor: SafetensorsTensor, dense: DenseTensor): Float64Array {
+  const values = Float64Array.from(toFloats(dense));
+  const limit = FIRST_ROUNDED[dense.dtype];
+  const wrong = values.find((value) => Math.abs(value) >= limit);
+  if (wrong === undefined) return values;
+  throw wrongTensor(
+    `${quoteName(tensor.name)} holds ${wrong} as ${tensor.dtype}, which tells whole numbers apart below ${limit} only`,
+    'Save the indices as int32 or int64.',
+  );
 }
 
 function toDense(tensor: SafetensorsTensor, bytes: Uint8Array): DenseTensor {

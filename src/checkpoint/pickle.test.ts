@@ -1,6 +1,6 @@
 /** Pickles and torch files: what data needs is read, and every hostile case is refused before anything is allocated or run. */
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -263,4 +263,68 @@ test('archives with names that leave their folder, compression, lies or no pickl
     await writeFile(file, bytes.subarray(0, length));
     await assert.rejects(openTorchFile(file, 'x.bin'), /no zip archive, or it is cut off/);
   }
+});
+
+/** Values of the tensor `whole` of a file. */
+async function wholeOf(file: string): Promise<number[]> {
+  const opened = await openTorchFile(file, 'x.bin');
+  try {
+    const value = opened.root instanceof Map ? opened.root.get('whole') : undefined;
+    assert.ok(value instanceof TorchTensor);
+    return [...new Float32Array((await opened.read(value)).buffer)];
+  } finally {
+    await opened.close();
+  }
+}
+
+test('archives whose sizes are in zip64 records, and one beyond 4 GiB', async () => {
+  const entries = archive(dict({ whole: tensor(FLOATS, 0, [6], [1]) }));
+  const file = path.join(root, 'zip64');
+  await writeFile(file, zipBytes(entries, { zip64: true }));
+  assert.deepEqual(await wholeOf(file), [1, 2, 3, 4, 5, 6]);
+  // A hole of 4 GiB before the first member, which takes no space on the disk.
+  const hole = 2 ** 32 + 4096;
+  const handle = await open(path.join(root, 'large'), 'w');
+  try {
+    const bytes = zipBytes(entries, { zip64: true, offset: hole });
+    await handle.write(bytes, 0, bytes.length, hole);
+  } finally {
+    await handle.close();
+  }
+  assert.deepEqual(await wholeOf(path.join(root, 'large')), [1, 2, 3, 4, 5, 6]);
+});
+
+test('zip64 records that are missing, point elsewhere or claim too much are refused', async () => {
+  const good = zipBytes(archive(int(1)), { zip64: true });
+  const ends = { locator: good.length - 42, record: good.length - 98 };
+  const field = good.indexOf(Buffer.from([1, 0, 24, 0]));
+  const cases: readonly (readonly [string, (bytes: Buffer) => void, RegExp])[] = [
+    ['locator', (bytes) => bytes.writeUInt32LE(0, ends.locator), /nothing says where that is/],
+    ['place', (bytes) => bytes.writeBigUInt64LE(BigInt(good.length), ends.locator + 8), /no zip64 record at/],
+    ['far', (bytes) => bytes.writeBigUInt64LE(2n ** 60n, ends.locator + 8), /a zip64 record holds 1152921504606846976/],
+    ['record', (bytes) => bytes.writeUInt32LE(0, ends.record), /no zip64 record at/],
+    ['count', (bytes) => bytes.writeBigUInt64LE(10n ** 9n, ends.record + 32), /1000000000 members.*does not fit/],
+    ['offset', (bytes) => bytes.writeBigUInt64LE(2n ** 40n, ends.record + 48), /does not fit the file/],
+    ['field', (bytes) => bytes.writeUInt16LE(2, field), /has no zip64 field/],
+    ['short', (bytes) => bytes.writeUInt16LE(8, field + 2), /has no zip64 field/],
+    ['size', (bytes) => bytes.writeBigUInt64LE(2n ** 33n, field + 4), /compressed or encrypted/],
+    [
+      'sizes',
+      (bytes) => {
+        bytes.writeBigUInt64LE(2n ** 33n, field + 4);
+        bytes.writeBigUInt64LE(2n ** 33n, field + 12);
+      },
+      /claims 8589934592 bytes/,
+    ],
+  ];
+  for (const [name, spoil, message] of cases) {
+    const bytes = Buffer.from(good);
+    spoil(bytes);
+    const file = path.join(root, `zip64-${name}`);
+    await writeFile(file, bytes);
+    await assert.rejects(openTorchFile(file, 'x.bin'), message, name);
+  }
+  const small = path.join(root, 'only-an-end');
+  await writeFile(small, good.subarray(good.length - 22));
+  await assert.rejects(openTorchFile(small, 'x.bin'), /nothing says where that is/);
 });

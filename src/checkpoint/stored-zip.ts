@@ -1,6 +1,7 @@
 /**
  * Zip archives of members that are stored as they are, which is how torch.save writes its files; what is compressed is refused,
- * so nothing can unfold. Names and sizes are checked against the file before anything is read. Used by torch-file.
+ * so nothing can unfold. Names and sizes are checked against the file before anything is read. Archives beyond 4 GiB have
+ * their sizes in zip64 records (APPNOTE 4.3.14, 4.3.15, 4.5.3). Used by torch-file.
  */
 import type { FileHandle } from 'node:fs/promises';
 import path from 'node:path';
@@ -12,8 +13,11 @@ import { decodeUtf8, quoteName } from './strict-json.js';
 export interface StoredZip {
   /** Bytes of each member by its name. */
   readonly sizes: ReadonlyMap<string, number>;
-  /** The member's bytes, in a buffer of their own; undefined when there is none of this name. */
-  read(name: string): Promise<Uint8Array | undefined>;
+  /**
+   * `length` of the member's bytes from `from` on, all of them when nothing is said, in a buffer of their own; undefined when
+   * there is no member of this name. The range lies inside of the member.
+   */
+  read(name: string, from?: number, length?: number): Promise<Uint8Array | undefined>;
   close(): Promise<void>;
 }
 
@@ -26,7 +30,15 @@ const ENTRY_SIGNATURE = 0x02014b50;
 const LOCAL_SIGNATURE = 0x04034b50;
 const MAX_DIRECTORY_BYTES = 64 << 20;
 const MAX_MEMBERS = 65_534;
-const NEEDS_ZIP64 = 0xffffffff;
+/** What stands in a field of 16 or 32 bits whose value is in a zip64 record. */
+const [IN_ZIP64_16, IN_ZIP64] = [0xffff, 0xffffffff];
+const LOCATOR_BYTES = 20;
+const LOCATOR_SIGNATURE = 0x07064b50;
+const END64_BYTES = 56;
+const END64_SIGNATURE = 0x06064b50;
+const ZIP64_FIELD = 0x0001;
+/** One buffer cannot hold more. */
+const MAX_READ_BYTES = 0xffffffff;
 
 interface Member {
   readonly size: number;
@@ -57,9 +69,16 @@ class OpenZip implements StoredZip {
     this.sizes = new Map([...members].map(([name, { size }]) => [name, size]));
   }
 
-  async read(name: string): Promise<Uint8Array | undefined> {
+  async read(name: string, from = 0, wanted?: number): Promise<Uint8Array | undefined> {
     const member = this.members.get(name);
     if (member === undefined) return undefined;
+    const length = wanted ?? member.size - from;
+    if (from < 0 || length < 0 || from + length > member.size || length > MAX_READ_BYTES) {
+      throw damaged(
+        this.what,
+        `${length} bytes at ${from} of ${quoteName(name)} cannot be read, it has ${member.size}`,
+      );
+    }
     const local = await readRange(this.handle, member.headerOffset, LOCAL_BYTES);
     const view = viewOf(local);
     if (local.length < LOCAL_BYTES || view.getUint32(0, true) !== LOCAL_SIGNATURE) {
@@ -67,8 +86,8 @@ class OpenZip implements StoredZip {
     }
     const start = member.headerOffset + LOCAL_BYTES + view.getUint16(26, true) + view.getUint16(28, true);
     if (start + member.size > this.fileSize) throw damaged(this.what, `${quoteName(name)} ends after the file`);
-    const bytes = await readRange(this.handle, start, member.size);
-    if (bytes.length !== member.size) throw damaged(this.what, `${quoteName(name)} is cut off`);
+    const bytes = await readRange(this.handle, start + from, length);
+    if (bytes.length !== length) throw damaged(this.what, `${quoteName(name)} is cut off`);
     return bytes;
   }
 
@@ -83,15 +102,74 @@ async function readDirectory(what: string, handle: FileHandle, size: number): Pr
   let end = tail.byteLength - END_BYTES;
   while (end >= 0 && tail.getUint32(end, true) !== END_SIGNATURE) end -= 1;
   if (end < 0) throw damaged(what, 'it is no zip archive, or it is cut off');
-  const [count, bytes, offset] = [
-    tail.getUint16(end + 10, true),
-    tail.getUint32(end + 12, true),
-    tail.getUint32(end + 16, true),
-  ];
+  const own: Directory = {
+    count: tail.getUint16(end + 10, true),
+    bytes: tail.getUint32(end + 12, true),
+    offset: tail.getUint32(end + 16, true),
+  };
+  const beyond = own.count === IN_ZIP64_16 || own.bytes === IN_ZIP64 || own.offset === IN_ZIP64;
+  const endOffset = size - tailBytes + end;
+  const { count, bytes, offset } = beyond ? await readZip64End(what, handle, endOffset) : own;
   if (count > MAX_MEMBERS || bytes > MAX_DIRECTORY_BYTES || offset + bytes > size) {
     throw damaged(what, `its directory (${count} members, ${bytes} bytes at ${offset}) does not fit the file`);
   }
   return parseDirectory(what, await readRange(handle, offset, bytes), count, size);
+}
+
+/** Where the directory of members lies. */
+interface Directory {
+  readonly count: number;
+  readonly bytes: number;
+  readonly offset: number;
+}
+
+/** Of the record that the locator before the end record points at. */
+async function readZip64End(what: string, handle: FileHandle, endOffset: number): Promise<Directory> {
+  const locatorAt = endOffset - LOCATOR_BYTES;
+  const locator = viewOf(await readRange(handle, Math.max(0, locatorAt), LOCATOR_BYTES));
+  if (locatorAt < 0 || locator.byteLength < LOCATOR_BYTES || locator.getUint32(0, true) !== LOCATOR_SIGNATURE) {
+    throw damaged(what, 'its sizes are said to be in a zip64 record, and nothing says where that is');
+  }
+  const at = wide(what, locator, 8);
+  const record = viewOf(at + END64_BYTES > locatorAt ? new Uint8Array(0) : await readRange(handle, at, END64_BYTES));
+  if (record.byteLength < END64_BYTES || record.getUint32(0, true) !== END64_SIGNATURE) {
+    throw damaged(what, `it has no zip64 record at ${at}`);
+  }
+  return { count: wide(what, record, 32), bytes: wide(what, record, 40), offset: wide(what, record, 48) };
+}
+
+/** A number of 64 bits. */
+function wide(what: string, view: DataView, at: number): number {
+  const value = view.getBigUint64(at, true);
+  if (value > Number.MAX_SAFE_INTEGER) throw damaged(what, `a zip64 record holds ${value.toString()}`);
+  return Number(value);
+}
+
+interface Sizes {
+  readonly size: number;
+  readonly packed: number;
+  readonly headerOffset: number;
+}
+
+/** Of the entry at `at`; those that do not fit into 32 bits stand one after the other in its zip64 field. */
+function sizesOf(what: string, view: DataView, at: number): Sizes {
+  const fields = [view.getUint32(at + 24, true), view.getUint32(at + 20, true), view.getUint32(at + 42, true)];
+  let field = at + ENTRY_BYTES + view.getUint16(at + 28, true);
+  const end = field + view.getUint16(at + 30, true);
+  if (fields.includes(IN_ZIP64)) {
+    while (field + 4 <= end && view.getUint16(field, true) !== ZIP64_FIELD)
+      field += 4 + view.getUint16(field + 2, true);
+    const stop = field + 4 > end ? 0 : Math.min(end, field + 4 + view.getUint16(field + 2, true));
+    let from = field + 4;
+    fields.forEach((value, i) => {
+      if (value !== IN_ZIP64) return;
+      if (from + 8 > stop) throw damaged(what, 'a member has no zip64 field for a size that does not fit into 32 bits');
+      fields[i] = wide(what, view, from);
+      from += 8;
+    });
+  }
+  const [size, packed, headerOffset] = fields as [number, number, number];
+  return { size, packed, headerOffset };
 }
 
 function parseDirectory(what: string, bytes: Uint8Array, count: number, fileSize: number): Map<string, Member> {
@@ -110,13 +188,12 @@ function parseDirectory(what: string, bytes: Uint8Array, count: number, fileSize
     const name = decodeUtf8(bytes.subarray(nameAt, nameAt + nameBytes), `${what}: a member's name`, 'invalid_adapter');
     checkName(what, name, members);
     const [flags, method] = [view.getUint16(at + 8, true), view.getUint16(at + 10, true)];
-    const [packed, size] = [view.getUint32(at + 20, true), view.getUint32(at + 24, true)];
-    const headerOffset = view.getUint32(at + 42, true);
+    const { size, packed, headerOffset } = sizesOf(what, view, at);
     if ((flags & 1) !== 0 || method !== 0 || packed !== size) {
       throw damaged(what, `${quoteName(name)} is compressed or encrypted, which torch.save never does`);
     }
     total += size;
-    if (size === NEEDS_ZIP64 || headerOffset + size > fileSize || total > fileSize) {
+    if (headerOffset + size > fileSize || total > fileSize) {
       throw damaged(what, `${quoteName(name)} claims ${size} bytes, the file has ${fileSize} in all`);
     }
     members.set(name, { size, headerOffset });

@@ -52,10 +52,11 @@ class OpenTorchFile implements TorchFile {
   ) {}
 
   async read({ storage, offset, shape, strides }: TorchTensor): Promise<Uint8Array> {
-    const bytes = (await this.zip.read(storage.key)) ?? refuse(this.what, `${storage.key} vanished`);
     const width = SAFETENSORS_DTYPES[storage.dtype];
     const count = shape.reduce((product, size) => product * size, 1);
-    if (isContiguous(shape, strides)) return bytes.slice(offset * width, (offset + count) * width);
+    const [from, length] = isContiguous(shape, strides) ? [offset * width, count * width] : [];
+    const bytes = (await this.zip.read(storage.key, from, length)) ?? refuse(this.what, `${storage.key} vanished`);
+    if (length !== undefined) return bytes;
     const result = new Uint8Array(count * width);
     const index = shape.map(() => 0);
     let at = offset;

@@ -155,14 +155,14 @@ export interface LayerNorm {
 
 /**
  * At site `residualAttn` or `residualMlp`: with t the sub-block's output (after post-norms) and r the residual stream
- * before it, sequential: t' = t + s·(U act(D n(t) + b_d) + b_u); parallel: the same of the sub-block's input (the normed
- * residual). Then r + t' goes on. D `[m, hidden]`, U `[hidden, m]`; n is a LayerNorm or nothing. Several on one site
+ * before it, t' = t + s·(U act(D n(i) + b_d) + b_u), and r + t' goes on. What i is says the placement: sequential t;
+ * parallel the sub-block's input (the normed residual); sum r + t; residual r. D `[m, hidden]`, U `[hidden, m]`; n is a LayerNorm or nothing. Several on one site
  * apply one after the other, in the set's order.
  */
 export interface BottleneckTerm {
   readonly kind: 'bottleneck';
   readonly site: SiteRef;
-  readonly placement: 'sequential' | 'parallel';
+  readonly placement: 'sequential' | 'parallel' | 'sum' | 'residual';
   readonly activation: BottleneckActivation;
   readonly down: DenseTensor;
   readonly downBias?: Float32Array;

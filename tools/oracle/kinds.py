@@ -24,7 +24,7 @@ from logits import random_prompts
 from tiny_adapters import tidy_config
 from tiny_models import MODELS, TinyModel, load_model, round_bf16, seed_of
 
-GROUPS = ['kinds_lora', 'kinds_scale', 'kinds_block', 'kinds_sparse', 'kinds_ours']
+GROUPS = ['kinds_lora', 'kinds_scale', 'kinds_block', 'kinds_sparse', 'kinds_ours', 'kinds_saved']
 STRIDE = 3
 PROMPT_TOKENS = 10
 LEAST_EFFECT = 0.05

@@ -239,6 +239,27 @@ def make_flora(work: Work) -> Answerer:
     return own.answer(change, {'peft_type': 'FLORA', 'scale': scale})
 
 
+def make_monarch(work: Work) -> Answerer:
+    """fly's MonarchLinear: the input in k runs, each result dealt out to l runs; the widths are no multiples of five blocks."""
+    own = Own(work, Q, V)
+
+    def change(name: str, linear: torch.nn.Linear) -> None:
+        out, width = linear.weight.shape
+        blocks = 4 if name == Q else 5
+        small, tall = -(-width // blocks), -(-out // blocks)
+        middle = small if small < tall else tall
+        first = own.value(f'{name}.blkdiag1', blocks, middle, small, std=0.6 * small**-0.5)
+        second = own.value(f'{name}.blkdiag2', blocks, tall, middle, std=0.6 * middle**-0.5)
+        padded = torch.nn.functional.pad(torch.eye(width, dtype=torch.float64), (0, blocks * small - width))
+        inner = torch.einsum('kqp,bkp->bkq', first, padded.unflatten(1, (blocks, small))).flatten(1)
+        result = torch.einsum('lsr,brl->bsl', second, inner.unflatten(1, (middle, blocks))).flatten(1)
+        linear.weight.copy_(result[:, :out].T)
+        if linear.bias is not None:
+            linear.bias.copy_(own.value(f'{name}.bias', out))
+
+    return own.answer(change, {'peft_type': 'MONARCH'})
+
+
 def make_loldu(work: Work) -> Answerer:
     """As the repository: torch.linalg.lu in float32, whatever the values are kept in."""
     own, rank, alpha = Own(work, V, UP), 3, 6.0
@@ -280,6 +301,7 @@ OWN_KINDS = [
     Kind('sorsa-bf16', GEMMA, lambda work: make_sorsa(work, torch.bfloat16)),
     Kind('corda', LLAMA, make_corda),
     Kind('flora', PLAIN, make_flora),
+    Kind('monarch', ('llama3-bias',), make_monarch),
     Kind('loldu', PLAIN, make_loldu),
     Kind('dsee', LLAMA, lambda work: make_low_rank_sparse(work, False)),
     Kind('sltrain', LLAMA, lambda work: make_low_rank_sparse(work, True)),

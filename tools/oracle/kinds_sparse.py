@@ -189,7 +189,10 @@ ACTIVATIONS = {'swish': torch.nn.functional.silu, 'gelu': torch.nn.functional.ge
 
 
 class Bottleneck:
-    """One adapter block of AdapterHub, methods/modeling.py, in float64: x -> x + s (U act(D n(x) + b) + b)."""
+    """
+    One adapter block of AdapterHub, methods/modeling.py, in float64: t -> t + s (U act(D n(i) + b) + b), where i is t, or with
+    the residual stream r its sum with t (original_ln_before), or r (is_parallel).
+    """
 
     def __init__(self, work: Work, prefix: str, hidden: int, config: dict, shared: dict[str, torch.Tensor]) -> None:
         self.work, self.prefix, self.config, self.shared = work, prefix, config, shared
@@ -225,11 +228,11 @@ class Bottleneck:
         rule = self.shared['phm_rule'].double()
         return sum(torch.kron(rule[i], blocks[i]) for i in range(p)), self.make(f'{module}.b', (m,), 0.2)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        n = x
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        n = residual if self.config['is_parallel'] else x + residual if self.config['original_ln_before'] else x
         if self.norm:
             weight, bias = (self.tensors[f'adapter_norm_before.{part}'].double() for part in ('weight', 'bias'))
-            n = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+            n = torch.nn.functional.layer_norm(n, n.shape[-1:], weight, bias, 1e-5)
         middle = ACTIVATIONS[self.config['non_linearity']](n @ self.down.double() + self.down_bias.double())
         return x + (middle @ self.up.double() + self.up_bias.double()) * self.scale.double()
 
@@ -250,10 +253,14 @@ def bottleneck(**settings: object):
                 prefix = f'model.layers.{index}.{place}.adapters.tiny.'
                 block = Bottleneck(work, prefix, hidden, config, shared)
                 tensors |= {prefix + name: value for name, value in block.tensors.items()}
+                # What a sub-block's norm reads is the residual stream before it.
+                stream: list[torch.Tensor] = []
+                norm = layer.input_layernorm if place == 'attention_adapters' else layer.post_attention_layernorm
+                norm.register_forward_pre_hook(lambda _m, args, stream=stream: stream.__setitem__(slice(None), [args[0]]))
                 if place == 'attention_adapters':
-                    module.register_forward_hook(lambda _m, _a, output, block=block: (block(output[0]), *output[1:]))
+                    module.register_forward_hook(lambda _m, _a, output, block=block, stream=stream: (block(output[0], stream[0]), *output[1:]))
                 else:
-                    module.register_forward_hook(lambda _m, _a, output, block=block: block(output))
+                    module.register_forward_hook(lambda _m, _a, output, block=block, stream=stream: block(output, stream[0]))
         tensors |= {f'model.shared_parameters.tiny.{name}': value for name, value in shared.items()}
         save_tensors(work.folder, {name: value.to(torch.bfloat16) for name, value in tensors.items()})
         outer = {'config': config, 'hidden_size': hidden, 'model_class': type(model).__name__, 'model_name': work.spec.name}
@@ -280,5 +287,7 @@ KINDS = [
     Kind('adaption-prompt', ('llama-gqa', 'llama3-bias'), adaption_prompt),
     Kind('adapterhub-double', HUB, bottleneck()),
     Kind('adapterhub-norm', HUB, bottleneck(ln_before=True, scaling='channel', non_linearity='gelu', mh_adapter=False, leave_out=[0])),
+    Kind('adapterhub-sum', ('llama-gqa',), bottleneck(original_ln_before=True, leave_out=[0])),
+    Kind('adapterhub-parallel', ('mistral-window',), bottleneck(is_parallel=True, scaling=2.0, ln_before=True, leave_out=[0])),
     Kind('adapterhub-compacter', HUB, bottleneck(phm_layer=True, scaling='learned', non_linearity='relu', output_adapter=False)),
 ]

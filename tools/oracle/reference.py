@@ -244,7 +244,7 @@ class Reference:
     def join(self, site: Site, residual: torch.Tensor, normed: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The residual stream after a sub-block with output t and input `normed`."""
         for term in self.at(site, 'bottleneck'):
-            n = normed if term.options['placement'] == 'parallel' else t
+            n = {'sequential': t, 'parallel': normed, 'sum': residual + t, 'residual': residual}[term.options['placement']]
             if 'normWeight' in term.parts:
                 centred = n - n.mean(-1, keepdim=True)
                 spread = torch.sqrt((centred * centred).mean(-1, keepdim=True) + term.options['normEps'])

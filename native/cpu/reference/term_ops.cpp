@@ -141,9 +141,30 @@ void layer_norm_row(const LayerNorm& norm, const float* x, int32_t n, float* out
   }
 }
 
-void bottleneck_row(const BottleneckView& term, const float* sub_block_input, float* scratch,
-                    float* t) {
-  const float* input = term.placement == BottleneckPlacement::kSequential ? t : sub_block_input;
+namespace {
+
+const float* bottleneck_input(const BottleneckView& term, const float* sub_block_input,
+                              const float* residual, float* sum, const float* t) {
+  switch (term.placement) {
+    case BottleneckPlacement::kSequential:
+      return t;
+    case BottleneckPlacement::kParallel:
+      return sub_block_input;
+    case BottleneckPlacement::kResidual:
+      return residual;
+    case BottleneckPlacement::kSum:
+      break;
+  }
+  for (int32_t i = 0; i < term.hidden; ++i) sum[i] = t[i] + residual[i];
+  return sum;
+}
+
+}  // namespace
+
+void bottleneck_row(const BottleneckView& term, const float* sub_block_input, const float* residual,
+                    float* scratch, float* t) {
+  const float* input =
+      bottleneck_input(term, sub_block_input, residual, scratch + term.middle + term.hidden, t);
   if (term.norm != nullptr) {
     float* normed = scratch + term.middle;
     layer_norm_row(*term.norm, input, term.hidden, normed);

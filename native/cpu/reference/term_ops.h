@@ -84,10 +84,10 @@ struct BottleneckView {
 // (x - mean) / sqrt(variance + eps) ⊙ weight + bias; out may not be x.
 void layer_norm_row(const LayerNorm& norm, const float* x, int32_t n, float* out);
 
-// t += scale · (U act(D n + down_bias) + up_bias), n = t (sequential) or sub_block_input
-// (parallel), through the norm where there is one. scratch [middle + hidden].
-void bottleneck_row(const BottleneckView& term, const float* sub_block_input, float* scratch,
-                    float* t);
+// t += scale · (U act(D n + down_bias) + up_bias), n = what the placement says, through the norm
+// where there is one. scratch [middle + 2 hidden].
+void bottleneck_row(const BottleneckView& term, const float* sub_block_input, const float* residual,
+                    float* scratch, float* t);
 
 float bottleneck_activation(BottleneckActivation activation, float x);
 

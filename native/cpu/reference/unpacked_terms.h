@@ -59,7 +59,7 @@ struct BottleneckValues {
   std::optional<LayerNorm> norm;
   BottleneckView view() const;
   // Floats of scratch that bottleneck_row wants.
-  int32_t scratch_floats() const { return middle + hidden; }
+  int32_t scratch_floats() const { return middle + 2 * hidden; }
 };
 
 // All terms of one set at one site.

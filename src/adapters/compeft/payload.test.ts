@@ -70,6 +70,24 @@ test('encode, decode and planes give back every sign, shape and scale, bit for b
   );
 });
 
+test('counting bits of planes gives the integer dot product of two ternary tensors', () => {
+  const bits = (word: number): number => word.toString(2).replaceAll('0', '').length;
+  fc.assert(
+    fc.property(matrices, fc.integer({ min: 1, max: 1000 }), ({ shape, values }, seed) => {
+      const others = values.map((_, i) => ((i * seed) % 3) - 1);
+      const [a, b] = [values, others].map((of) => toPlanes(entryOf('x', shape, of), [shape[0], shape[1]], 1));
+      assert.ok(a !== undefined && b !== undefined);
+      const common = (one: Uint32Array, two: Uint32Array): number =>
+        one.reduce((sum, word, i) => sum + bits((word & (two[i] ?? 0)) >>> 0), 0);
+      const same = common(a.positive, b.positive) + common(a.negative, b.negative);
+      const opposite = common(a.positive, b.negative) + common(a.negative, b.positive);
+      const dot = values.reduce<number>((sum, value, i) => sum + value * (others[i] ?? 0), 0);
+      assert.equal(same - opposite, dot);
+    }),
+    { numRuns: 100 },
+  );
+});
+
 test('rows of planes are rows of the matrix', () => {
   const values = Array.from({ length: 4 * 40 }, (_, i) => [0, 1, -1, 0, 0][(i * 7) % 5] as number);
   const entry = entryOf('x', [4, 40], values);

@@ -121,6 +121,22 @@ test('column-major steps and a row-major list of the same difference give the sa
   assert.equal(converted.terms.terms.length, 1);
 });
 
+test('steps whose sum passes 2³¹ are summed in whole numbers, and the indices are int64', async () => {
+  const out = await bench.folder();
+  // Column-major: 65536 · 30517 + 37888, and with 600000000 more 65536 · 39672 + 45056; the last is the last entry.
+  await convertComposableSft(await diffFile(diffs([65_536, 40_000], [2_000_000_000, 600_000_000, 21_439_999])), out);
+  const file = await openSafetensors(path.join(out, 'adapter_model.safetensors'), ADAPTER_LIMITS);
+  const name = `base_model.model.${Q}.sft_delta.indices`;
+  assert.equal(file.tensors.get(name)?.dtype, 'I64');
+  const found = new BigInt64Array((await file.read(name)).buffer);
+  await file.close();
+  const wanted = [2_000_000_000, 2_600_000_000, 2_621_439_999].map(
+    (at) => (at % 65_536) * 40_000 + Math.floor(at / 65_536),
+  );
+  assert.deepEqual([...found].map(Number), wanted);
+  assert.equal(wanted[2], 65_536 * 40_000 - 1);
+});
+
 test('composable-sft files that do not fit together are refused, and nothing is written', async () => {
   const refused = async (root: Piece): Promise<string> => {
     const file = await diffFile(root);

@@ -2,7 +2,7 @@
 import { isJsonObject } from '../../checkpoint/strict-json.js';
 import type { JsonObject, JsonValue } from '../../checkpoint/strict-json.js';
 import type { ModelConfig } from '../../core/model-config.js';
-import type { BottleneckActivation } from '../../core/terms.js';
+import type { BottleneckActivation, BottleneckTerm } from '../../core/terms.js';
 import { choiceField, flagField, integerField, isOff, numberField, refused, show } from '../config-fields.js';
 
 export interface PhmConfig {
@@ -22,6 +22,7 @@ export interface AdapterHubConfig {
   readonly scaling: 'number' | 'learned' | 'channel';
   readonly scale: number;
   readonly normBefore: boolean;
+  readonly placement: BottleneckTerm['placement'];
   /** Module of D: behind the norm, where there is one. */
   readonly downName: string;
   readonly leaveOut: ReadonlySet<number>;
@@ -36,18 +37,18 @@ export function isAdapterHub(config: JsonObject): boolean {
 }
 
 /** Transformers' names of activations. gelu_fast is gelu_new with rounded constants. */
-const ACTIVATIONS: Readonly<Record<string, BottleneckActivation>> = {
-  gelu: 'gelu',
-  gelu_fast: 'gelu_tanh',
-  gelu_new: 'gelu_tanh',
-  gelu_python: 'gelu',
-  gelu_pytorch_tanh: 'gelu_tanh',
-  linear: 'identity',
-  relu: 'relu',
-  silu: 'silu',
-  swish: 'silu',
-  tanh: 'tanh',
-};
+const ACTIVATIONS: ReadonlyMap<string, BottleneckActivation> = new Map<string, BottleneckActivation>([
+  ['gelu', 'gelu'],
+  ['gelu_fast', 'gelu_tanh'],
+  ['gelu_new', 'gelu_tanh'],
+  ['gelu_python', 'gelu'],
+  ['gelu_pytorch_tanh', 'gelu_tanh'],
+  ['linear', 'identity'],
+  ['relu', 'relu'],
+  ['silu', 'silu'],
+  ['swish', 'silu'],
+  ['tanh', 'tanh'],
+]);
 
 const OUTER = ['config', 'hidden_size', 'model_class', 'model_name', 'model_type', 'name', 'version'];
 const INNER = [
@@ -107,6 +108,7 @@ export function parseAdapterHubConfig(outer: JsonObject, model: ModelConfig): Ad
     scaling,
     scale: scaling === 'number' ? numberField(config, 'scaling', 1) : 1,
     normBefore,
+    placement: placementOf(config),
     downName: normBefore ? 'adapter_down.1' : 'adapter_down.0',
     leaveOut: leaveOutOf(config['leave_out'], model),
     width: widthOf(config['reduction_factor'], model),
@@ -142,19 +144,20 @@ function refuseUnservable(config: JsonObject): void {
   };
   if (!isOff(config['architecture']))
     refuse('architecture', 'no bottleneck', 'Train a bottleneck (double_seq_bn) or use PEFT.');
-  if (flagField(config, 'is_parallel', false)) {
-    const reason = 'the adapter reads the residual stream before its norm, which no term does';
-    refuse('is_parallel', reason, 'Train it with is_parallel=False (double_seq_bn).');
-  }
-  if (flagField(config, 'original_ln_before', false)) {
-    const reason = 'the adapter reads the sum of sub-block and residual stream, which no term does';
-    refuse('original_ln_before', reason, 'Train it with original_ln_before=False (double_seq_bn).');
-  }
   if (!flagField(config, 'original_ln_after', true)) {
     refuse('original_ln_after', 'the residual stream would be dropped', 'Train it with original_ln_after=True.');
   }
+  const afterSum = flagField(config, 'original_ln_before', false) && !flagField(config, 'is_parallel', false);
   if (typeof config['residual_before_ln'] === 'string') {
-    refuse('residual_before_ln', 'it belongs to original_ln_before=true', 'Train it with residual_before_ln=True.');
+    refuse(
+      'residual_before_ln',
+      'it belongs to bases whose norm stands behind',
+      'Train it with residual_before_ln=True.',
+    );
+  }
+  if (afterSum && !flagField(config, 'residual_before_ln', true)) {
+    const reason = 'with original_ln_before the residual stream would be added twice, which no term does';
+    refuse('residual_before_ln', reason, 'Train it with residual_before_ln=True (seq_bn).');
   }
   if (flagField(config, 'ln_after', false)) {
     refuse('ln_after', 'a norm behind the adapter has no term', 'Train it with ln_after=False.');
@@ -168,10 +171,16 @@ function refuseUnservable(config: JsonObject): void {
   }
 }
 
+/** A parallel adapter reads the residual stream whatever the other fields say. */
+function placementOf(config: JsonObject): BottleneckTerm['placement'] {
+  if (flagField(config, 'is_parallel', false)) return 'residual';
+  return flagField(config, 'original_ln_before', false) ? 'sum' : 'sequential';
+}
+
 function activationOf(value: JsonValue | undefined): BottleneckActivation {
-  const found = typeof value === 'string' ? ACTIVATIONS[value.toLowerCase()] : undefined;
+  const found = typeof value === 'string' ? ACTIVATIONS.get(value.toLowerCase()) : undefined;
   if (found !== undefined) return found;
-  const known = Object.keys(ACTIVATIONS).join(', ');
+  const known = [...ACTIVATIONS.keys()].join(', ');
   throw refused('non_linearity', `${show(value)}, expected one of ${known}`, 'Train it with one of these.');
 }
 

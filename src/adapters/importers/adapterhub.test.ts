@@ -70,6 +70,18 @@ test('one sequential bottleneck behind attention and one behind the MLP, in the 
   assert.equal(term.norm, undefined);
 });
 
+test('seq_bn reads the sum of sub-block and residual stream, par_bn the stream itself', async () => {
+  const placement = async (inner: object): Promise<string> => {
+    const { terms } = await bench.compile(config(inner), BOTH);
+    return bottleneck(terms.terms[0]).placement;
+  };
+  assert.equal(await placement({ original_ln_before: true }), 'sum');
+  assert.equal(await placement({ is_parallel: true, scaling: 4.0 }), 'residual');
+  assert.equal(await placement({ is_parallel: true, original_ln_before: true, residual_before_ln: false }), 'residual');
+  // Without the sum, the residual is the sub-block's output either way.
+  assert.equal(await placement({ residual_before_ln: false }), 'sequential');
+});
+
 test('the names of activations', async () => {
   const names = { relu: 'relu', gelu: 'gelu', gelu_new: 'gelu_tanh', SiLU: 'silu', tanh: 'tanh', linear: 'identity' };
   for (const [name, activation] of Object.entries(names)) {
@@ -77,6 +89,7 @@ test('the names of activations', async () => {
     assert.equal(bottleneck(terms.terms[0]).activation, activation);
   }
   assert.match(await bench.refusal(config({ non_linearity: 'leakyrelu' }), BOTH), /non_linearity is "leakyrelu"/);
+  assert.match(await bench.refusal(config({ non_linearity: 'constructor' }), BOTH), /non_linearity is "constructor"/);
 });
 
 test('scaling: a number, a learned number, or a learned factor a channel', async () => {
@@ -154,8 +167,7 @@ test('PHM layers are materialised: the sum of Kronecker products, transposed', a
 
 test('configurations without a term are refused with the mend', async () => {
   const cases: [object, RegExp][] = [
-    [{ original_ln_before: true }, /original_ln_before is true: .*sum of sub-block and residual.*double_seq_bn/],
-    [{ is_parallel: true }, /is_parallel is true: .*double_seq_bn/],
+    [{ original_ln_before: true, residual_before_ln: false }, /residual_before_ln is false: .*added twice.*seq_bn/],
     [{ original_ln_after: false }, /original_ln_after is false/],
     [{ residual_before_ln: 'post_add' }, /residual_before_ln is "post_add"/],
     [{ ln_after: true }, /ln_after is true/],

@@ -2,8 +2,8 @@
  * Bottleneck adapters of AdapterHub (adapters library, methods/modeling.py; Houlsby et al., arXiv 1902.00751) → BOTTLENECK.
  *
  * With t the output of attention or MLP and r the residual stream before it, the library's layer of llama and mistral gives
- * r + t + s·U act(D n(t) + b_d) + b_u, times s, when original_ln_before is off, which is the sequential term. Configurations
- * that read r + t (original_ln_before, "seq_bn") or r itself (is_parallel) have no term and are refused.
+ * r + t + s·(U act(D n(i) + b_d) + b_u), where i is t (double_seq_bn), r + t with original_ln_before (seq_bn), or r with
+ * is_parallel (par_bn).
  */
 import { quoteName } from '../../checkpoint/strict-json.js';
 import { bug } from '../../core/errors.js';
@@ -78,7 +78,7 @@ async function termOf(
   return {
     kind: 'bottleneck',
     site: { layer, site: SITES[place] },
-    placement: 'sequential',
+    placement: config.placement,
     activation: config.activation,
     down,
     ...(downBias && { downBias }),

@@ -3,10 +3,13 @@
  * for its scale) what the first r columns of Q in W = Q R span, KaSA (which leaves it out for good) the r smallest singular parts. Each is P W or
  * W P for a projection P, so signs of singular vectors do not matter. Found in float64 from the weight as it is served.
  */
-import { baseTimes, eachBaseBlock, timesBase, transposed, Turns } from '../fold.js';
+import { addLeftProduct, addRowProducts } from '../fold-kernels.js';
+import { eachBaseBlock, timesBase, transposed, Turns } from '../fold.js';
 import type { BaseMatrix } from '../fold.js';
 import { refused } from '../config-fields.js';
+import { choleskyFactor, gramMatrix, solveCholesky } from '../gram.js';
 import type { BaseWeights } from '../importer.js';
+import { leadingVectors } from '../leading-vectors.js';
 import { symmetricEigen } from '../symmetric-eigen.js';
 
 export type BasePart = 'largest' | 'smallest' | 'columns';
@@ -18,12 +21,16 @@ export interface PartFactors {
 }
 
 /**
- * Multiplications that the singular vectors of all weights of one adapter may take, some minutes: all linears of a model of
- * 30 layers and 576 dimensions take 1e11.
+ * Multiplications that the singular vectors of all weights of one adapter may take, some ten minutes: the 16 largest parts of
+ * all linears of a model of a billion weights take 8e11.
  */
-const MAX_OPERATIONS = 3e11;
+const MAX_OPERATIONS = 1e12;
+/** Products with W and Wᵀ that the largest parts of a trained weight take at most, as far as was seen. */
+const PRODUCTS = 400;
 /** Least distance of the singular values on both sides of the cut, in units of the largest: else the part is not defined. */
 const LEAST_GAP = 1e-7;
+/** The same of their squares, in units of the trace, below which the inverse of a Gram matrix is not exact enough. */
+const LEAST_PART = 1e-13;
 
 const CONVERT =
   "Convert it with PEFT's save_pretrained(path, path_initial_model_for_weight_conversion=INITIAL), " +
@@ -48,7 +55,7 @@ export function checkParts(parts: readonly { readonly matrix: BaseMatrix; readon
       throw refused(field, `on with rank ${rank} for ${path}, whose weight has ${size} singular values`, CONVERT);
     }
     if (part === 'columns') continue;
-    operations += size * size * (matrix.out + matrix.in + size);
+    operations += operationsOf(matrix, request);
     if (operations <= MAX_OPERATIONS) continue;
     throw refused(
       field,
@@ -59,6 +66,21 @@ export function checkParts(parts: readonly { readonly matrix: BaseMatrix; readon
   }
 }
 
+function operationsOf({ out, in: width }: BaseMatrix, request: PartRequest): number {
+  const size = Math.min(out, width);
+  if (!isFew(size, request)) return size * size * (out + width + size);
+  if (request.part === 'largest') return 2 * PRODUCTS * out * width;
+  return size * size * (Math.max(out, width) / 2 + size / 6 + PRODUCTS);
+}
+
+/** Up to so many rows all eigenvectors are found at once, and where the part is more than this share of them. */
+const SMALL = 256;
+const SHARE = 1 / 8;
+
+function isFew(size: number, { rank }: PartRequest): boolean {
+  return size > SMALL && rank <= SHARE * size;
+}
+
 export async function partOfBase(base: BaseWeights, matrix: BaseMatrix, request: PartRequest): Promise<PartFactors> {
   const { part, rank } = request;
   const { out, in: width } = matrix;
@@ -66,29 +88,134 @@ export async function partOfBase(base: BaseWeights, matrix: BaseMatrix, request:
     const rows = await orthonormalColumns(base, matrix, rank);
     return { left: transposed(rows, rank, out), right: await timesBase(base, matrix, rows, rank) };
   }
-  if (out <= width) {
-    const rows = await singularVectors(await rowGram(base, matrix), out, request);
-    return { left: transposed(rows, rank, out), right: await timesBase(base, matrix, rows, rank) };
-  }
-  const rows = await singularVectors(await columnGram(base, matrix), width, request);
-  return { left: await baseTimes(base, matrix, rows, rank), right: rows };
+  const weight = await wholeBase(base, matrix);
+  const wide = out <= width;
+  // The smaller side first: S is W or Wᵀ.
+  const turns = new Turns();
+  const s: Sides = wide
+    ? { data: weight, n: out, width, turns }
+    : { data: await flippedRows(weight, out, width, turns), n: width, width: out, turns };
+  const vectors = await singularVectors(s, request);
+  const others = await timesSides(vectors, s, rank);
+  return wide
+    ? { left: transposed(vectors, rank, out), right: others }
+    : { left: transposed(others, rank, out), right: vectors };
 }
 
-/** `[rank, n]`: eigenvectors of a Gram matrix `[n, n]`. */
-async function singularVectors(gram: Float64Array, n: number, request: PartRequest): Promise<Float64Array> {
-  const { part, rank, field, path } = request;
+/** S `[n, width]` with n ≤ width. */
+interface Sides {
+  readonly data: Float32Array;
+  readonly n: number;
+  readonly width: number;
+  /** One count for all products, of which each alone would be too short to turn. */
+  readonly turns: Turns;
+}
+
+async function flippedRows(weight: Float32Array, out: number, width: number, turns: Turns): Promise<Float32Array> {
+  const result = new Float32Array(weight.length);
+  for (let row = 0; row < out; row += TILE) {
+    for (let col = 0; col < width; col += TILE) {
+      for (let i = row; i < Math.min(out, row + TILE); i += 1) {
+        for (let j = col; j < Math.min(width, col + TILE); j += 1)
+          result[j * out + i] = weight[i * width + j] as number;
+      }
+    }
+    await turns.after(4 * TILE * width);
+  }
+  return result;
+}
+
+const TILE = 32;
+/** Rows at once between two turns of the event loop. */
+const ROWS = 256;
+
+/** x S for x `[k, n]`: `[k, width]`. */
+async function timesSides(x: Float64Array, { data, n, width, turns }: Sides, k: number): Promise<Float64Array> {
+  const result = new Float64Array(k * width);
+  for (let first = 0; first < n; first += ROWS) {
+    const rows = Math.min(ROWS, n - first);
+    const block = data.subarray(first * width, (first + rows) * width);
+    addLeftProduct(result, { data: x, k, stride: n, first }, block, { rows, width });
+    await turns.after(k * rows * width);
+  }
+  return result;
+}
+
+/** y Sᵀ for y `[k, width]`: `[k, n]`. */
+async function sidesTimes(y: Float64Array, { data, n, width, turns }: Sides, k: number): Promise<Float64Array> {
+  const result = new Float64Array(k * n);
+  for (let first = 0; first < n; first += ROWS) {
+    const rows = Math.min(ROWS, n - first);
+    const block = data.subarray(first * width, (first + rows) * width);
+    addRowProducts(result.subarray(first), y, block, { n: k, m: rows, width, stride: n, from: 0, to: width });
+    await turns.after(k * rows * width);
+  }
+  return result;
+}
+
+/** `[rank, n]`: left singular vectors of S. */
+async function singularVectors(s: Sides, request: PartRequest): Promise<Float64Array> {
+  const few = isFew(s.n, request);
+  if (few && request.part === 'largest') {
+    const found = await leadingVectors(
+      { n: s.n, apply: async (x, count) => sidesTimes(await timesSides(x, s, count), s, count) },
+      request.rank,
+    );
+    if (found !== undefined) {
+      const [first = 0] = found.values;
+      checkGap(found.values[request.rank - 1] ?? 0, found.values[request.rank] ?? 0, first, request);
+      return found.vectors;
+    }
+  }
+  const gram = await gramMatrix(s.data, s.n, s.width);
+  return (
+    (few && request.part === 'smallest' ? await smallestVectors(gram, s.n, request) : undefined) ??
+    allVectors(gram, s.n, request)
+  );
+}
+
+/** By way of the inverse, whose largest values they have; undefined where that is not exact enough. */
+async function smallestVectors(gram: Float64Array, n: number, request: PartRequest): Promise<Float64Array | undefined> {
+  const factor = await choleskyFactor(gram, n);
+  const turns = new Turns();
+  if (factor === undefined) return undefined;
+  const apply = async (x: Float64Array): Promise<Float64Array> => {
+    const result = x.slice();
+    await solveCholesky(factor, n, result, turns);
+    return result;
+  };
+  const found = await leadingVectors({ n, apply }, request.rank);
+  if (found === undefined) return undefined;
+  // No eigenvalue is above the trace, which is some times the largest.
+  let trace = 0;
+  for (let i = 0; i < n; i += 1) trace += gram[i * n + i] as number;
+  const { values } = found;
+  // What rounding does to G must be small beside the distance to the next value.
+  const [inside, next] = [1 / (values[request.rank - 1] as number), 1 / (values[request.rank] as number)];
+  if (!(next - inside > LEAST_PART * trace)) return undefined;
+  checkGap(next, inside, trace / n, request);
+  return found.vectors;
+}
+
+/** By the eigenvectors of the Gram matrix `[n, n]`, which is used up. */
+async function allVectors(gram: Float64Array, n: number, request: PartRequest): Promise<Float64Array> {
+  const { part, rank } = request;
   const first = part === 'largest' ? n - rank : 0;
   const { values, vectors } = await symmetricEigen(gram, n, { first, count: rank });
   const cut = part === 'largest' ? first : rank;
-  const singular = (i: number): number => Math.sqrt(Math.max(0, values[i] ?? 0));
-  if (cut > 0 && cut < n && !(singular(cut) - singular(cut - 1) > LEAST_GAP * singular(n - 1))) {
-    throw refused(
-      field,
-      `on for ${path}, two of whose singular values are equal at rank ${rank}, so that what the training took out is not defined`,
-      CONVERT,
-    );
-  }
+  if (cut > 0 && cut < n) checkGap(values[cut] ?? 0, values[cut - 1] ?? 0, values[n - 1] ?? 0, request);
   return vectors;
+}
+
+/** Squares of the singular values on both sides of the cut, and of the largest. */
+function checkGap(above: number, below: number, largest: number, { field, path, rank }: PartRequest): void {
+  const [high, low, most] = [above, below, largest].map((value) => Math.sqrt(Math.max(0, value)));
+  if ((high as number) - (low as number) > LEAST_GAP * (most as number)) return;
+  throw refused(
+    field,
+    `on for ${path}, two of whose singular values are equal at rank ${rank}, so that what the training took out is not defined`,
+    CONVERT,
+  );
 }
 
 async function wholeBase(base: BaseWeights, matrix: BaseMatrix): Promise<Float32Array> {
@@ -97,43 +224,6 @@ async function wholeBase(base: BaseWeights, matrix: BaseMatrix): Promise<Float32
     whole.set(block, firstRow * matrix.in);
   });
   return whole;
-}
-
-/** W Wᵀ. */
-async function rowGram(base: BaseWeights, matrix: BaseMatrix): Promise<Float64Array> {
-  const { out, in: width } = matrix;
-  const whole = await wholeBase(base, matrix);
-  const turns = new Turns();
-  const gram = new Float64Array(out * out);
-  for (let i = 0; i < out; i += 1) {
-    for (let j = 0; j <= i; j += 1) {
-      let sum = 0;
-      for (let k = 0; k < width; k += 1) sum += (whole[i * width + k] as number) * (whole[j * width + k] as number);
-      gram[i * out + j] = sum;
-      gram[j * out + i] = sum;
-    }
-    await turns.after(i * width);
-  }
-  return gram;
-}
-
-/** Wᵀ W, row by row of W. */
-async function columnGram(base: BaseWeights, matrix: BaseMatrix): Promise<Float64Array> {
-  const { out, in: width } = matrix;
-  const whole = await wholeBase(base, matrix);
-  const turns = new Turns();
-  const gram = new Float64Array(width * width);
-  for (let row = 0; row < out; row += 1) {
-    const values = whole.subarray(row * width, (row + 1) * width);
-    for (let i = 0; i < width; i += 1) {
-      const factor = values[i] as number;
-      const at = i * width;
-      for (let j = 0; j <= i; j += 1) gram[at + j] = (gram[at + j] as number) + factor * (values[j] as number);
-    }
-    await turns.after((width * width) / 2);
-  }
-  for (let i = 0; i < width; i += 1) for (let j = 0; j < i; j += 1) gram[j * width + i] = gram[i * width + j] as number;
-  return gram;
 }
 
 /** `[rank, out]`: the first columns of W made orthonormal one after the other, each twice, which keeps them so in float64. */

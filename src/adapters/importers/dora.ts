@@ -8,6 +8,7 @@
 import { quoteName } from '../../checkpoint/strict-json.js';
 import type { DenseTensor, Term } from '../../core/terms.js';
 import type { AdapterLimits } from '../adapter-folder.js';
+import { addLeftProduct } from '../fold-kernels.js';
 import { eachBaseBlock, rounded } from '../fold.js';
 import type { BaseMatrix } from '../fold.js';
 import type { BaseWeights } from '../importer.js';
@@ -27,16 +28,18 @@ export async function doraTerms(
   const a = toFloats(factors.a);
   const b = toFloats(factors.b);
   const g = new Float64Array(module.out);
-  await eachBaseBlock(base, module, rank + 1, (block, firstRow, rows) => {
+  const { in: width } = module;
+  const left = Float64Array.from(b, (value) => factors.scale * value);
+  await eachBaseBlock(base, module, rank + 1, (block, first, rows) => {
+    const sum = Float64Array.from(block);
+    const own = { data: left.subarray(first * rank), k: rows, stride: rank, first: 0 };
+    addLeftProduct(sum, own, a, { rows: rank, width });
     for (let row = 0; row < rows; row += 1) {
-      const sum = new Float64Array(block.subarray(row * module.in, (row + 1) * module.in));
-      const out = firstRow + row;
-      for (let k = 0; k < rank; k += 1) addScaled(sum, a, k, factors.scale * (b[out * rank + k] as number));
-      g[out] = (magnitude[out] as number) / norm(sum);
+      g[first + row] = (magnitude[first + row] as number) / norm(sum.subarray(row * width, (row + 1) * width));
     }
   });
   const what = `DoRA's scale of ${module.path}`;
-  const scaled = Float64Array.from(b, (value, i) => (g[Math.floor(i / rank)] as number) * factors.scale * value);
+  const scaled = left.map((value, i) => (g[Math.floor(i / rank)] as number) * value);
   const own = { a: factors.a, b: rounded(what, [module.out, rank], scaled), scale: 1 };
   const scales = checkFolded(what, Float32Array.from(g));
   const diagonals = module.parts.map(({ site, firstRow, rows }): Term => ({
@@ -45,12 +48,6 @@ export async function doraTerms(
     g: scales.slice(firstRow, firstRow + rows),
   }));
   return [...lowRankTerms(module, own), ...diagonals];
-}
-
-/** sum += factor · row k of a. */
-function addScaled(sum: Float64Array, a: Float32Array, k: number, factor: number): void {
-  const from = k * sum.length;
-  for (let j = 0; j < sum.length; j += 1) sum[j] = (sum[j] as number) + factor * (a[from + j] as number);
 }
 
 function norm(values: Float64Array): number {

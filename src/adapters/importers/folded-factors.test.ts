@@ -224,7 +224,7 @@ test('DeLoRA: normalised ranks, a rank of zeros, and norms of the base where the
 
 test('DeLoRA: what is refused', async () => {
   assert.match(await bench.refusal({ ...DE, rank_pattern: {} }, delora()), /r is 2 for .*rank 1/);
-  assert.match(await bench.refusal({ ...DE, bias: 'delora_only' }, delora()), /bias is "delora_only"/);
+  assert.match(await bench.refusal({ ...DE, bias: 'delora' }, delora()), /bias is "delora"/);
   const { [`${UP}.delora_lambda`]: _, ...partial } = delora();
   assert.match(await bench.refusal(DE, partial), /has no delora_lambda/);
   const limits = { ...DEFAULT_ADAPTER_LIMITS, maxRank: 1 };

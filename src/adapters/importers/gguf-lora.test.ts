@@ -85,6 +85,7 @@ test('what does not fit is refused', async () => {
     [PAIR, { 'adapter.lora.alpha': 'x' }, /adapter\.lora\.alpha is "x", expected a number/],
     [PAIR, { 'adapter.other': 1 }, /"adapter\.other" is 1, a field that this server does not know/],
     [PAIR, { 'adapter.alora.invocation_tokens': [99] }, /invocation_tokens is \[99\], expected token ids below 20/],
+    [PAIR, { 'adapter.alora.invocation_tokens': 1.5 }, /invocation_tokens is 1\.5, expected token ids below 20/],
     [{ [`${Q}.lora_a`]: A }, {}, /lora_a" has no B beside it/],
     [
       { ...PAIR, 'blk.0.attn_norm.weight': { shape: [8], values: sixteenths(1, 8) } },

@@ -59,7 +59,7 @@ async function compileGguf(folder: AdapterFolder, context: ImportContext): Promi
   const { model, limits } = context;
   const architecture = checkHeader(config, model);
   const alpha = config['adapter.lora.alpha'];
-  if (typeof alpha !== 'number' || !Number.isFinite(alpha)) {
+  if (typeof alpha !== 'number' || !Number.isFinite(Math.fround(alpha))) {
     throw wrongTensor(`adapter.lora.alpha is ${show(alpha)}, expected a number`, 'Convert the adapter again.');
   }
   const invocation = invocationOf(config['adapter.alora.invocation_tokens'], model.vocabSize);
@@ -117,7 +117,9 @@ function headsOf(path: string, model: ModelConfig): number {
 function invocationOf(value: JsonValue | undefined, vocabSize: number): number[] | undefined {
   if (value === undefined) return undefined;
   const items: readonly JsonValue[] = Array.isArray(value) ? (value as readonly JsonValue[]) : [value];
-  const ids = items.filter((id): id is number => typeof id === 'number' && id >= 0 && id < vocabSize);
+  const ids = items.filter(
+    (id): id is number => Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize,
+  );
   if (ids.length > 0 && ids.length === items.length) return ids;
   throw wrongTensor(
     `adapter.alora.invocation_tokens is ${show(value)}, expected token ids below ${vocabSize}`,

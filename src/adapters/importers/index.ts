@@ -24,6 +24,7 @@ import { lokrImporter } from './lokr.js';
 import { oftImporter } from './oft.js';
 import { roadImporter } from './road.js';
 import { boneImporter, missImporter } from './miss.js';
+import { monarchImporter } from './monarch.js';
 import { floraImporter } from './tucker.js';
 import { hydraImporter } from './hydra.js';
 import { compeftImporter } from './compeft.js';
@@ -42,6 +43,38 @@ import { trainableTokensImporter } from './trainable-tokens.js';
 import { uniLoraImporter } from './unilora.js';
 import { vbLoraImporter } from './vblora.js';
 import { SHARED_PROJECTION_IMPORTERS } from './vera.js';
+import { withSavedParts } from './saved-parts.js';
+
+/** PEFT's tuners whose config has modules_to_save and bias; LoRA and AdaLoRA read these themselves. */
+const WITH_BIAS: readonly AdapterImporter[] = [
+  boftImporter,
+  boneImporter,
+  c3aImporter,
+  deftImporter,
+  deloraImporter,
+  gloraImporter,
+  graloraImporter,
+  hraImporter,
+  missImporter,
+  oftImporter,
+  tinyLoraImporter,
+  uniLoraImporter,
+  vbLoraImporter,
+  ...SHARED_PROJECTION_IMPORTERS,
+];
+
+/** Those with modules_to_save alone. */
+const WITHOUT_BIAS: readonly AdapterImporter[] = [
+  beftImporter,
+  ia3Importer,
+  lnTuningImporter,
+  lohaImporter,
+  lokrImporter,
+  polyImporter,
+  roadImporter,
+  shiraImporter,
+  supertuningImporter,
+];
 
 export const IMPORTERS: readonly AdapterImporter[] = [
   loraImporter,
@@ -50,31 +83,17 @@ export const IMPORTERS: readonly AdapterImporter[] = [
   ggufLoraImporter,
   s2ftImporter,
   compeftImporter,
-  ia3Importer,
-  polyImporter,
-  lnTuningImporter,
-  boftImporter,
-  c3aImporter,
-  deftImporter,
-  gloraImporter,
-  graloraImporter,
-  hraImporter,
-  lohaImporter,
-  lokrImporter,
-  oftImporter,
-  roadImporter,
-  boneImporter,
-  missImporter,
+  ...WITH_BIAS.map((importer) => withSavedParts(importer, { bias: true })),
+  ...WITHOUT_BIAS.map((importer) => withSavedParts(importer, { bias: false })),
   floraImporter,
+  monarchImporter,
   hydraImporter,
   lolduImporter,
   cordaImporter,
   sorsaImporter,
   dseeImporter,
   sltrainImporter,
-  shiraImporter,
   sftImporter,
-  supertuningImporter,
   sparseMaskImporter,
   ...SOFT_PROMPT_IMPORTERS,
   prefixTuningImporter,
@@ -82,14 +101,8 @@ export const IMPORTERS: readonly AdapterImporter[] = [
   adaptionPromptImporter,
   adapterHubImporter,
   ssfImporter,
-  ...SHARED_PROJECTION_IMPORTERS,
   mhrImporter,
   trainableTokensImporter,
-  beftImporter,
   bitFitImporter,
-  tinyLoraImporter,
-  vbLoraImporter,
-  uniLoraImporter,
-  deloraImporter,
   refusedMethodsImporter,
 ];

@@ -86,10 +86,6 @@ test('LoHa: patterns of rank and alpha, and every refusal', async () => {
     /bias is "all", expected "none".*--model\.$/,
   );
   assert.match(
-    await bench.refusal({ ...LOHA, modules_to_save: ['lm_head'] }, lohaTensors()),
-    /modules_to_save.*--model\.$/,
-  );
-  assert.match(
     await bench.refusal({ ...LOHA, target_modules: ['q_proj'] }, lohaTensors()),
     /target_modules is without/,
   );

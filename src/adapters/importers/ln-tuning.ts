@@ -3,7 +3,7 @@ import { quoteName } from '../../checkpoint/strict-json.js';
 import type { SafetensorsTensor } from '../../checkpoint/safetensors.js';
 import type { Term } from '../../core/terms.js';
 import type { AdapterFolder } from '../adapter-folder.js';
-import { refuseField, refuseUnknownFields } from '../config-fields.js';
+import { refuseUnknownFields } from '../config-fields.js';
 import type { AdapterImporter, CompiledAdapter, ImportContext } from '../importer.js';
 import { placeOfModule, siteShape } from '../module-place.js';
 import type { ModulePlace } from '../module-place.js';
@@ -26,9 +26,7 @@ interface Norm {
 
 async function compileLnTuning(folder: AdapterFolder, context: ImportContext): Promise<CompiledAdapter> {
   const { model, base } = context;
-  const mend = 'Train it without modules_to_save, or save those modules as a LoRA of their own.';
-  refuseField(folder.config, 'modules_to_save', 'whole trained modules replace those of the base', mend);
-  refuseUnknownFields(folder.config, ['modules_to_save']);
+  refuseUnknownFields(folder.config, []);
   const norms = normsOf(folder, context);
   const terms: Term[] = [];
   for (const { place, tensor } of norms) {

@@ -162,15 +162,22 @@ function initialNames(folder: AdapterFolder, { a, b }: LoraModule): { a: string;
   return names;
 }
 
-/** Every tensor of an initial adapter belongs to a module that the trained one has. */
-export function checkInitial(folder: AdapterFolder, modules: readonly LoraModule[]): void {
-  const own = new Set(modules.flatMap(({ a, b }) => [a.name, b.name]));
+/** Every tensor of an initial adapter says how a module's base was changed. */
+export function checkInitial(
+  folder: AdapterFolder,
+  jobs: readonly { readonly module: LoraModule; readonly change: ModuleChange | undefined }[],
+  field: string | undefined,
+): void {
+  const used = new Set(jobs.flatMap(({ change }) => (change?.kind === 'initial' ? [change.a, change.b] : [])));
+  // PEFT begins an embedding's factors at random, so what they were changes nothing.
+  const embeddings = jobs.filter(({ module }) => module.embedding && field === 'init_lora_weights');
+  const idle = new Set(embeddings.flatMap(({ module }) => [module.a.name, module.b.name]));
   for (const name of folder.tensors.keys()) {
     const place = INITIAL_FOLDERS.find((folderName) => name.startsWith(`${folderName}/`));
-    if (place === undefined || own.has(name.slice(place.length + 1))) continue;
+    if (place === undefined || used.has(name) || idle.has(name.slice(place.length + 1))) continue;
     throw wrongTensor(
-      `${quoteName(name)} has no counterpart in the trained adapter`,
-      'Put the adapter that the training began with into the folder, and nothing else.',
+      `${quoteName(name)} has no counterpart in the trained adapter that began with it`,
+      'Put the adapter that the training began with into the folder, whole, and nothing else.',
     );
   }
 }

@@ -166,3 +166,20 @@ test('trained tokens are absolute rows in ascending order, of the tied head too'
     assert.match(await refusal({ trainable_token_indices: ids }, { ...pair(), ...key }), expected);
   assert.match(await refusal({ trainable_token_indices: [1] }, pair()), /has no trainable_tokens_delta in the file/);
 });
+
+test('one module under two names, or a whole table beside rows of tokens, adapts the same place', async () => {
+  const norm = f32([8], sixteenths(13, 8));
+  const aliases = { 'base_model.model.model.norm.weight': norm, 'base_model.model.norm.weight': norm };
+  const twice = await refusal({ modules_to_save: ['norm'] }, { ...pair(), ...aliases });
+  assert.match(twice, /"base_model.model.model.norm.weight" and "base_model.model.norm.weight" adapt the same place/);
+  const table_ = f32([20, 8], sixteenths(12, 160));
+  const rows = {
+    [`${EMBED}.weight`]: table_,
+    [`${EMBED}.token_adapter.trainable_tokens_delta`]: f32([1, 8], A.slice(8)),
+  };
+  const both = await refusal(
+    { modules_to_save: ['embed_tokens'], trainable_token_indices: [3] },
+    { ...pair(), ...rows },
+  );
+  assert.match(both, /adapt the same place/);
+});

@@ -16,6 +16,7 @@ import type { ModulePlace } from '../module-place.js';
 import { checkShape, floatTensor, readTensor, toFloats, wrongTensor } from '../tensor-values.js';
 import { absoluteTerms } from './absolute-tensors.js';
 import type { LoraConfig } from './lora-config.js';
+import { twice } from './lora-tensors.js';
 import type { LoraRole, LoraTensor } from './lora-tensors.js';
 
 /** The fields of a config that say what may lie beside the factors. */
@@ -24,7 +25,7 @@ export type SavedConfig = Pick<
   'trainsBias' | 'savedModules' | 'savesModules' | 'tokens' | 'tiesEmbeddings' | 'trainingState'
 >;
 
-interface SavedTensor extends LoraTensor {
+export interface SavedTensor extends LoraTensor {
   readonly place: ModulePlace;
   readonly site: SiteName;
   /** What changes the embedding changes the tied head too. */
@@ -153,22 +154,33 @@ export async function savedTerms(
   context: ImportContext,
 ): Promise<{ readonly terms: Term[]; readonly notes: string[] }> {
   const terms: Term[] = [];
+  const owners = new Map<string, SavedTensor>();
   const equal: string[] = [];
   for (const item of saved) {
     const values = await readTensor(folder, item.tensor);
-    if (item.role === 'tokens') {
-      terms.push(...tokenTerms(item, values));
-    } else if (item.role === 'bias') {
-      terms.push(...absoluteTerms(item.place, 'bias', values, { ...context, tied: item.tied }));
-    } else if (await isBaseOwn(item, values, context)) {
+    if ((item.role === 'weight' || item.role === 'baseWeight') && (await isBaseOwn(item, values, context))) {
       equal.push(item.path);
-    } else {
-      if (isLinear(item.site) && item.site !== 'head') throw wholeLinear(item.tensor);
-      terms.push(...absoluteTerms(item.place, 'weight', values, { ...context, tied: item.tied }));
+      continue;
     }
+    const own = termsOf(item, values, context);
+    for (const { kind, site } of own) {
+      const place = `${kind} ${site.layer} ${site.site}`;
+      // Two paths may mean one module, and whole weights may come beside rows of tokens.
+      const other = owners.get(place);
+      if (other !== undefined) throw twice(other.tensor.name, item.tensor.name);
+      owners.set(place, item);
+    }
+    terms.push(...own);
   }
   const notes = equal.length === 0 ? [] : [`Weights of ${equal.join(', ')} lie in the file and are those of the base.`];
   return { terms, notes };
+}
+
+function termsOf(item: SavedTensor, values: DenseTensor, context: ImportContext): readonly Term[] {
+  if (item.role === 'tokens') return tokenTerms(item, values);
+  const part = item.role === 'bias' ? 'bias' : 'weight';
+  if (part === 'weight' && isLinear(item.site) && item.site !== 'head') throw wholeLinear(item.tensor);
+  return absoluteTerms(item.place, part, values, { ...context, tied: item.tied });
 }
 
 function tokenTerms({ site, tied, ids }: SavedTensor, values: DenseTensor): Term[] {

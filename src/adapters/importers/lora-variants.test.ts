@@ -196,13 +196,16 @@ test('what the training took out must be defined, small enough and within the ra
       /no initial adapter lies beside it\. Convert it with PEFT/,
     );
   }
-  const wide = { ...TINY_MODEL, hiddenSize: 4800, numHeads: 1200, ffnSize: 4800 };
+  const wide = { ...TINY_MODEL, hiddenSize: 36_000, numHeads: 9000, ffnSize: 36_000 };
   const big = {
-    [`${Q}.lora_A.weight`]: f32([1, 4800], sixteenths(1, 4800)),
-    [`${Q}.lora_B.weight`]: f32([4800, 1], sixteenths(2, 4800)),
+    [`${Q}.lora_A.weight`]: f32([1, 36_000], sixteenths(1, 36_000)),
+    [`${Q}.lora_B.weight`]: f32([36_000, 1], sixteenths(2, 36_000)),
   };
   const slow = await bench.refusal({ ...CONFIG, r: 1, init_lora_weights: 'pissa' }, big, { base, model: wide });
-  assert.match(slow, /1 weights such as .* of \[4800, 4800\], whose singular vectors would take too long.*Convert it/);
+  assert.match(
+    slow,
+    /1 weights such as .* of \[36000, 36000\], whose singular vectors would take too long.*Convert it/,
+  );
   assert.match(
     await refusal({ init_lora_weights: 'unheard_of' }, pair()),
     /a way to begin that this server does not know/,
@@ -229,6 +232,10 @@ test('an initial adapter beside the trained one is taken out of the base, and is
   const before = scaled(times(shaped(b, 8, 2), shaped(a, 2, 8)), -2);
   const wanted = sum(sum(W, scaled(BA, 2)), before);
   assert.ok(distance(effective(compiled.terms.terms, SITE, W).weight, wanted) < 1e-6);
+  const half = { [`${Q}.lora_B.weight`]: { dtype: 'F32', shape: [8, 2], values: b } } as const;
+  await writeFile(path.join(initial, 'adapter_model.safetensors'), safetensorsBytes(half));
+  const alone = await refusalOf(() => bench.compileFolder(directory, { base }));
+  assert.match(alone, /no initial adapter lies beside it|"corda_init\/.*lora_B\.weight" has no counterpart/);
   const extra = { dtype: 'F32', shape: [1] } as const;
   await writeFile(path.join(initial, 'adapter_model.safetensors'), safetensorsBytes({ [`${Q}.other`]: extra }));
   const unknown = await refusalOf(() => bench.compileFolder(directory, { base }));
@@ -236,10 +243,22 @@ test('an initial adapter beside the trained one is taken out of the base, and is
     unknown,
     /"corda_init\/.*q_proj\.other" has no counterpart in the trained adapter|no initial adapter lies/,
   );
+  const named = safetensorsBytes({ [`corda_init/${Q}.other`]: extra });
+  await writeFile(path.join(directory, 'adapter_model.safetensors'), named);
+  const same = await refusalOf(() => bench.compileFolder(directory, { base }));
+  assert.match(same, /two files hold a tensor "corda_init\/.*q_proj\.other"/);
   await mkdir(path.join(directory, 'initial_adapter'));
   await writeFile(path.join(directory, 'initial_adapter', 'adapter_model.safetensors'), file(a, b));
   const two = await refusalOf(() => bench.compileFolder(directory, { base }));
   assert.match(two, /holds initial_adapter and corda_init, expected one initial adapter/);
+});
+
+test('tensors of an initial adapter are not left out where nothing asks for them', async () => {
+  const stray = { [`initial_adapter/${Q}.lora_B.weight`]: f32([8, 2], sixteenths(17, 16)) };
+  for (const init of [true, 'pissa']) {
+    const message = await refusal({ init_lora_weights: init }, { ...pair(), ...stray });
+    assert.match(message, /"initial_adapter\/.*lora_B\.weight" has no counterpart in the trained adapter/);
+  }
 });
 
 test('QA-LoRA: A stands for sums over groups; BD-LoRA: factors in diagonal blocks', async () => {

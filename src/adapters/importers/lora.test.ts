@@ -185,6 +185,14 @@ test('every field that cannot be honoured is refused by name with a mend', async
   }
 });
 
+test('ways to begin that leave the base as it is are served as the factors lie', async () => {
+  for (const init of ['eva', 'gaussian', 'loftq', 'mica', 'orthogonal', true, false]) {
+    const compiled = await compile({ config: { init_lora_weights: init } });
+    assert.equal(lowRank(compiled).length, 2, String(init));
+    assert.equal(compiled.notes.join().includes('LoftQ'), init === 'loftq', String(init));
+  }
+});
+
 test('fields without effect and switched-off fields are accepted', async () => {
   const config = {
     auto_mapping: { base_model_class: 'X' },
@@ -279,10 +287,9 @@ test('the rank cap is checked on the header', async () => {
 });
 
 test('a method without an importer, and a folder that changed since it was hashed, are refused', async () => {
-  assert.match(
-    await refusal({ config: { peft_type: 'UNHEARD_OF' } }),
-    /peft_type is "UNHEARD_OF", expected one of LORA.*merge_and_unload/,
-  );
+  const unheard = await refusal({ config: { peft_type: 'UNHEARD_OF' } });
+  assert.match(unheard, /peft_type is "UNHEARD_OF", expected one of LORA, ADALORA, [A-Z0-9_, ]+\. .*merge_and_unload/);
+  assert.doesNotMatch(unheard, /\bHIRA|LILY/);
   const directory = await writeAdapter(path.join(root, 'changing'));
   const folder = await openAdapterFolder(directory, { limits: DEFAULT_ADAPTER_LIMITS, keepTensors: false });
   const version = await adapterVersion(folder, 'base').finally(() => folder.close());

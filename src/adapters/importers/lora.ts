@@ -47,7 +47,7 @@ async function compileLora(folder: AdapterFolder, context: ImportContext): Promi
     if (module.magnitude !== undefined && module.embedding) checkDoraTable(module, limits);
     return { ...job, change };
   });
-  checkInitial(folder, modules);
+  checkInitial(folder, jobs, config.baseChange?.field);
   checkParts(
     jobs.flatMap(({ module, change }) =>
       change?.kind === 'computed' ? [{ matrix: module, request: change.request }] : [],

@@ -6,7 +6,7 @@
 import type { DenseTensor, TermTensor, Term } from '../../core/terms.js';
 import type { AdapterFolder } from '../adapter-folder.js';
 import { rearranged } from '../block-chain.js';
-import { integerField, refused } from '../config-fields.js';
+import { integerField, refused, show } from '../config-fields.js';
 import { Turns } from '../fold.js';
 import type { AdapterImporter, CompiledAdapter, ImportContext } from '../importer.js';
 import { rowsOf } from '../tensor-values.js';
@@ -53,7 +53,8 @@ async function compileMiss(
     );
   }
   if (typeof init !== 'boolean' && init !== 'mini') {
-    throw refused('init_weights', JSON.stringify(init), 'Expected true, false or "mini", as PEFT writes it.');
+    const problem = `${show(init)}, expected true, false or "mini", as PEFT writes it`;
+    throw refused('init_weights', problem, 'Write the value that the adapter was trained with.');
   }
   const modules = groupLinears(folder, model, { parameters: [parameter] });
   const notes = checkPeftConfig(config, known, modules);

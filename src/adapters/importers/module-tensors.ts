@@ -3,6 +3,7 @@
  * VB-LoRA's bank), parameters on modules of every kind, norms and embedding among them, and names for shared contents.
  */
 import { quoteName } from '../../checkpoint/strict-json.js';
+import type { JsonObject } from '../../checkpoint/strict-json.js';
 import type { SafetensorsTensor } from '../../checkpoint/safetensors.js';
 import type { ModelConfig } from '../../core/model-config.js';
 import type { DenseTensor, TermTensor } from '../../core/terms.js';
@@ -38,16 +39,24 @@ export function takeModelTensors(folder: AdapterFolder, pattern: RegExp): ModelT
     if (other !== undefined) throw twice(other.name, name);
     taken.set(key, tensor);
   }
-  const { directory, config } = folder;
-  const rest: AdapterFolder = {
-    directory,
+  const rest = withTensors(folder, tensors, folder.config);
+  return { taken, rest };
+}
+
+/** The folder as if it held these tensors and this config alone. */
+export function withTensors(
+  folder: AdapterFolder,
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  config: JsonObject,
+): AdapterFolder {
+  return {
+    directory: folder.directory,
     config,
     tensors,
     read: (name) => folder.read(name),
     readTexts: () => folder.readTexts(),
     close: () => folder.close(),
   };
-  return { taken, rest };
 }
 
 /** One of them, which must be there; `why` is what it means that it is missing, with the mend. */

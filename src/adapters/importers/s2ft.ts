@@ -5,6 +5,8 @@
  *     rows (v_proj, up_proj):       y[index] += V x,     V [k, in]
  *     columns (o_proj, down_proj):  y += V x[index],     V [out, k]
  *
+ * Nothing is folded, so limits.maxBytes, which openAdapterFolder asks of the file, bounds the memory too; a rank has no meaning.
+ *
  * Equations: S2ColumnLinear and S2RowLinear of the paper's code (arXiv 2412.06289), with the channels in the base's order.
  */
 import { quoteName } from '../../checkpoint/strict-json.js';

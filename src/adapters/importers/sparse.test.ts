@@ -6,6 +6,7 @@ import { toFloats } from '../tensor-values.js';
 import type { SparseTerm, Term } from '../../core/terms.js';
 import { baseOf, dense } from '../testing/base.js';
 import { bf16, f32, i32, i64, ImporterBench, ramp } from '../testing/importer-bench.js';
+import type { BenchTensor } from '../testing/importer-bench.js';
 import { TINY_MODEL } from '../testing/peft-folder.js';
 
 const bench = new ImporterBench();
@@ -78,6 +79,33 @@ test('SHiRA: float32 indices of Windows, and a fused linear split by rows', asyn
       ],
     ],
   ]);
+});
+
+test('indices of every integer dtype; NaN, halves and booleans are none', async () => {
+  const values = [7, 0, 2, 0, 5, 6, 1, 3];
+  const dtypes = {
+    I8: Int8Array.from(values),
+    U8: Uint8Array.from(values),
+    I16: Int16Array.from(values),
+    U16: Uint16Array.from(values),
+    I32: Int32Array.from(values),
+    U32: Uint32Array.from(values),
+    I64: BigInt64Array.from(values, BigInt),
+    U64: BigUint64Array.from(values, BigInt),
+  } as const;
+  const tensors = (indices: BenchTensor): Record<string, BenchTensor> => ({
+    [`${Q}.shira_weight`]: f32([4], [1, 2, 3, 4]),
+    [`${Q}.shira_indices`]: indices,
+  });
+  for (const [dtype, data] of Object.entries(dtypes)) {
+    const indices = { dtype: dtype as keyof typeof dtypes, shape: [2, 4], data };
+    const { terms } = await bench.compile(SHIRA, tensors(indices));
+    assert.deepEqual([...sparse(terms.terms[0]).columns], [3, 6, 1, 5], dtype);
+  }
+  const bool = { dtype: 'BOOL', shape: [2, 4], data: new Uint8Array(8) } as const;
+  assert.match(await bench.refusal(SHIRA, tensors(bool)), /shira_indices" is BOOL, expected whole numbers such as I32/);
+  const negative = { dtype: 'I8', shape: [2, 4], data: Int8Array.from([-1, 0, 0, 0, 0, 0, 0, 0]) } as const;
+  assert.match(await bench.refusal(SHIRA, tensors(negative)), /holds index -1, expected 0 to 7/);
 });
 
 test('SFT: flat row-major indices, int32 or int64, sorted or not, give the same rows', async () => {

@@ -6,7 +6,6 @@
  * the last weight is left out (they sum to 1).
  */
 import { quoteName } from '../../checkpoint/strict-json.js';
-import type { SafetensorsTensor } from '../../checkpoint/safetensors.js';
 import type { LowRankTerm } from '../../core/terms.js';
 import type { AdapterFolder } from '../adapter-folder.js';
 import { flagField, integerField, refused } from '../config-fields.js';
@@ -145,17 +144,10 @@ async function choicesOf(
     return best(tensor.name, toDoubles(await readTensor(folder, tensor)), sizes);
   }
   const indices = expectTensor(module, `${name}_topk_indices`, [-1, -1, -1]);
-  const vectors = await readIndices(folder, indices);
+  const vectors = await readIntegers(folder, indices);
   const stored = module.tensors.get(`${name}_topk_weights`);
   const values = sizes.topk === 1 || stored === undefined ? undefined : toDoubles(await readTensor(folder, stored));
   return completed(indices.name, vectors, values, sizes);
-}
-
-/** The library saves I16 where 8 bits are too few. */
-async function readIndices(folder: AdapterFolder, tensor: SafetensorsTensor): Promise<Float64Array> {
-  if (tensor.dtype !== 'I16') return readIntegers(folder, tensor);
-  const bytes = await folder.read(tensor.name);
-  return Float64Array.from(new Int16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2));
 }
 
 function best(name: string, logits: Float64Array, { vectors: count, topk }: Sizes): Choices {
