@@ -1,12 +1,5 @@
-/**
- * Fuzzes the parsers of files that strangers may send: GGUF, safetensors and config.json. Every input must parse or
- * throw a ManyfoldError, quickly and in little memory. Run as
- * `node dist/test/fuzz/containers.js --seconds 60 --seed 1`; exit code 1 means a find, printed in base64.
- */
+/** Fuzz targets of the parsers of model files, which strangers may have made: GGUF, safetensors and config.json. */
 import { readFileSync } from 'node:fs';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 
 import { parseGguf } from '../../src/checkpoint/gguf.js';
 import { readGgufConfig } from '../../src/checkpoint/gguf-config.js';
@@ -23,35 +16,31 @@ import {
   uint32,
 } from '../../src/checkpoint/testing/container-bytes.js';
 import type { TestValue } from '../../src/checkpoint/testing/container-bytes.js';
-import { systemClock } from '../../src/core/clock.js';
-import type { Clock } from '../../src/core/clock.js';
-import { ManyfoldError } from '../../src/core/errors.js';
-import { mutate, pickFrom, seededRandom } from './mutate.js';
+import type { FuzzTarget } from './harness.js';
+import { mutateFiles } from './mutate-adapter.js';
 
-const MAX_MS = 250;
-const MAX_GROWTH_BYTES = 512 << 20;
-/** How often memory is looked at; looking costs more than a parse. */
-const MEMORY_EVERY = 256;
-const EXPECTED_CODES: ReadonlySet<string> = new Set(['invalid_model', 'invalid_adapter']);
-
-interface Target {
-  readonly name: string;
-  readonly seeds: readonly [Uint8Array, ...Uint8Array[]];
-  run(bytes: Uint8Array): void;
+/** One file is the whole input. */
+function container(name: string, seeds: readonly Uint8Array[], run: (bytes: Uint8Array) => void): FuzzTarget {
+  return {
+    name,
+    seeds: () => seeds.map((bytes) => new Map([[name, bytes]])),
+    codes: ['invalid_model', 'invalid_adapter'],
+    mutate: mutateFiles,
+    run: (input) => {
+      run(input.get(name) ?? new Uint8Array(0));
+      return 'parsed';
+    },
+  };
 }
 
-const gguf: Target = {
-  name: 'gguf',
-  seeds: [ggufSeed('llama'), ggufSeed('gemma3'), ggufBytes({})],
-  run(bytes) {
-    const { metadata } = parseGguf(bytes, bytes.length);
-    readGgufConfig(metadata, { vocabSize: 2, hasHead: false, biases: new Set(), ropeFactors: undefined });
-  },
-};
+const gguf = container('gguf', [ggufSeed('llama'), ggufSeed('gemma3'), ggufBytes({})], (bytes) => {
+  const { metadata } = parseGguf(bytes, bytes.length);
+  readGgufConfig(metadata, { vocabSize: 2, hasHead: false, biases: new Set(), ropeFactors: undefined });
+});
 
-const safetensors: Target = {
-  name: 'safetensors',
-  seeds: [
+const safetensors = container(
+  'safetensors',
+  [
     safetensorsFile([
       { name: 'a', dtype: 'F32', shape: [2, 3] },
       { name: 'b', dtype: 'BF16', shape: [] },
@@ -59,21 +48,17 @@ const safetensors: Target = {
     ]),
     safetensorsFile([{ name: 'layers.0.lora_A.weight', dtype: 'F16', shape: [4, 8] }], { format: 'pt' }),
   ],
-  run(bytes) {
+  (bytes) => {
     for (const limits of [WEIGHT_LIMITS, ADAPTER_LIMITS]) parseSafetensorsHeader(bytes, bytes.length, limits);
   },
-};
+);
 
-const config: Target = {
-  name: 'config',
-  seeds: configSeeds(),
-  run(bytes) {
-    const value = parseJsonStrict(decodeUtf8(bytes, 'config.json'), { maxDepth: 32, what: 'config.json' });
-    if (isJsonObject(value)) readHuggingFaceConfig(value, true);
-  },
-};
+const config = container('config', configSeeds(), (bytes) => {
+  const value = parseJsonStrict(decodeUtf8(bytes, 'config.json'), { maxDepth: 32, what: 'config.json' });
+  if (isJsonObject(value)) readHuggingFaceConfig(value, true);
+});
 
-const TARGETS: readonly [Target, ...Target[]] = [gguf, safetensors, config];
+export const CONTAINER_TARGETS: readonly FuzzTarget[] = [gguf, safetensors, config];
 
 function ggufSeed(architecture: string): Uint8Array {
   const keys: readonly (readonly [string, TestValue])[] = [
@@ -105,96 +90,8 @@ function ggufSeed(architecture: string): Uint8Array {
   });
 }
 
-function configSeeds(): readonly [Uint8Array, ...Uint8Array[]] {
+function configSeeds(): readonly Uint8Array[] {
   const hub = JSON.parse(readFileSync('src/checkpoint/testing/hub-configs.json', 'utf8')) as Record<string, unknown>;
   const seeds = Object.values(hub).map((value) => Buffer.from(JSON.stringify(value)));
   return [Buffer.from('{"model_type":"llama"}'), ...seeds];
 }
-
-export interface FuzzReport {
-  readonly executions: number;
-  /** Distinct outcomes: each target's "parsed", and messages without their numbers and names. */
-  readonly outcomes: number;
-  /** What broke a rule first; undefined when nothing did. */
-  readonly find: string | undefined;
-}
-
-/** Runs until the time or the number of executions is used up, or something breaks a rule. */
-export function fuzz(options: { clock: Clock; seed: number; seconds: number; maxExecutions?: number }): FuzzReport {
-  const { clock, seed, seconds, maxExecutions = Infinity } = options;
-  const random = seededRandom(seed);
-  const outcomes = new Set<string>();
-  const end = clock.nowMs() + 1000 * seconds;
-  const firstBytes = process.memoryUsage.rss();
-  let executions = 0;
-  while (executions < maxExecutions && clock.nowMs() < end) {
-    const target = pickFrom(random, TARGETS);
-    const input = mutate(pickFrom(random, target.seeds), pickFrom(random, target.seeds), random);
-    const outcome = execute(target, input, clock);
-    executions += 1;
-    const growth = executions % MEMORY_EVERY === 0 ? process.memoryUsage.rss() - firstBytes : 0;
-    const broken = outcome.broken ?? (growth > MAX_GROWTH_BYTES ? `memory grew by ${growth} bytes` : undefined);
-    outcomes.add(`${target.name}: ${outcome.what}`);
-    if (broken !== undefined) {
-      const find = `${target.name}: ${broken}\ninput ${Buffer.from(input).toString('base64')}`;
-      return { executions, outcomes: outcomes.size, find };
-    }
-  }
-  return { executions, outcomes: outcomes.size, find: undefined };
-}
-
-interface Outcome {
-  readonly what: string;
-  readonly broken?: string;
-}
-
-function execute(target: Target, input: Uint8Array, clock: Clock): Outcome {
-  const [outcome, ms] = timed(target, input, clock);
-  if (ms <= MAX_MS || outcome.broken !== undefined) return outcome;
-  // Another process may have had the core; only an input that is slow again is a find.
-  const again = Math.min(timed(target, input, clock)[1], timed(target, input, clock)[1]);
-  return again <= MAX_MS
-    ? outcome
-    : { ...outcome, broken: `took ${Math.round(again)} ms, at most ${MAX_MS} are allowed` };
-}
-
-function timed(target: Target, input: Uint8Array, clock: Clock): [Outcome, number] {
-  const start = clock.nowMs();
-  let outcome: Outcome = { what: 'parsed' };
-  try {
-    target.run(input);
-  } catch (error) {
-    outcome = judge(error);
-  }
-  return [outcome, clock.nowMs() - start];
-}
-
-function judge(error: unknown): Outcome {
-  if (error instanceof ManyfoldError && EXPECTED_CODES.has(error.code)) {
-    return {
-      what: error.message
-        .replaceAll(/"(?:[^"\\]|\\.)*"?/g, '""')
-        .replaceAll(/[0-9]+/g, '0')
-        .slice(0, 60),
-    };
-  }
-  const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return { what: 'broken', broken: `threw ${stack}` };
-}
-
-function main(): void {
-  const { values } = parseArgs({
-    options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string', default: '1' } },
-  });
-  const { executions, outcomes, find } = fuzz({
-    clock: systemClock,
-    seconds: Number(values.seconds),
-    seed: Number(values.seed),
-  });
-  process.stdout.write(`${executions} executions, ${outcomes} distinct outcomes, seed ${values.seed}\n`);
-  if (find === undefined) return;
-  process.stdout.write(`${find}\n`);
-  process.exitCode = 1;
-}
-
-if (process.argv[1] !== undefined && path.resolve(process.argv[1]) === fileURLToPath(import.meta.url)) main();
