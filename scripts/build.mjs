@@ -10,7 +10,7 @@ import { BuildError, isEntry, main, run } from './command.mjs';
 import { changedMs, listFiles, newestChangeMs, ROOT, say, withLock, writeAtomically } from './files.mjs';
 
 /** What tsconfig.json includes. */
-const SOURCE_FOLDERS = ['src', 'test', 'bench'];
+const SOURCE_FOLDERS = ['src', 'test', 'bench', 'loadtest'];
 const STAMP = join(ROOT, 'dist', '.built');
 
 function isStale() {

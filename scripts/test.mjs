@@ -11,7 +11,9 @@ import { BuildError, main, run } from './command.mjs';
 import { listFiles, ROOT } from './files.mjs';
 
 function testFiles(words) {
-  const folders = ['src', 'test', 'bench'].map((name) => join(ROOT, 'dist', name)).filter((path) => existsSync(path));
+  const folders = ['src', 'test', 'bench', 'loadtest']
+    .map((name) => join(ROOT, 'dist', name))
+    .filter((path) => existsSync(path));
   const all = folders.flatMap(listFiles).filter((path) => path.endsWith('.test.js'));
   const paths = all.map((path) => relative(ROOT, path)).sort();
   const chosen = words.length === 0 ? paths : paths.filter((path) => words.some((word) => path.includes(word)));

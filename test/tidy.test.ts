@@ -72,6 +72,16 @@ test('imports point down', () => {
   assert.deepEqual(problems('src/novel/a.ts', "import { x } from '../core/ids.js';\n"), ['1: src/novel has no row']);
 });
 
+test('the load generator knows no server from inside', () => {
+  assert.deepEqual(
+    problems('loadtest/run/a.ts', "import { x } from '../../src/core/clock.js';\nimport './b.js';\n"),
+    [],
+  );
+  assert.deepEqual(problems('loadtest/run/a.ts', "import { x } from '../../src/server/app.js';\n"), [
+    '1: loadtest imports src/server/app',
+  ]);
+});
+
 test('packages stay in their folder', () => {
   assert.deepEqual(problems('src/engine/a.ts', "import { Hono } from 'hono/tiny';\n"), ['1: engine imports hono/tiny']);
   assert.deepEqual(problems('src/telemetry/a.ts', "import { trace } from '@opentelemetry/api';\n"), []);

@@ -5,6 +5,7 @@ import { loadConfig } from '../config/load-config.js';
 import type { OptionKey } from '../config/options.js';
 import { ManyfoldError } from '../core/errors.js';
 import { addAdaptersCommand } from './adapters.js';
+import { addBenchCommand } from './bench.js';
 import { addChatCommand } from './chat.js';
 import { checkConfig, showConfig } from './config-command.js';
 import { EXIT } from './context.js';
@@ -14,7 +15,7 @@ import { versionLine } from './version.js';
 
 const EXAMPLES = `
 Examples:
-  manyfold serve                                       the built-in model on http://127.0.0.1:8000
+  manyfold serve                                       the built-in model and its demo adapters, on http://127.0.0.1:8000
   manyfold serve ./models/Qwen3-0.6B --dtype f32       another model, in the exact reference mode
   manyfold serve --adapter support=./adapters/support  one base, one fine-tune of it
   manyfold chat --adapter support                      talk to it from a second terminal
@@ -69,6 +70,7 @@ function buildProgram(context: CliContext, finish: Finish): Command {
   addPullCommand(program, context, finish);
   addChatCommand(program, context, finish);
   addAdaptersCommand(program, context, finish);
+  addBenchCommand(program, context, finish);
   addConfigCommand(program, context, finish);
   return program;
 }

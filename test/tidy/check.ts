@@ -12,6 +12,7 @@ import {
   HEADER_HOMES,
   IMPORTS,
   INCLUDES,
+  LOADTEST_IMPORTS,
   LONG,
   PACKAGE_HOMES,
   TOP,
@@ -142,6 +143,7 @@ type Complain = (problem: string, instead: string) => void;
 
 function checkImport(path: string, specifier: string, complain: Complain): void {
   const [top, from = ''] = path.split('/');
+  if (top === 'loadtest') return checkLoadtestImport(path, specifier, complain);
   if (top !== 'src') return;
   const home =
     PACKAGE_HOMES[
@@ -163,6 +165,20 @@ function checkImport(path: string, specifier: string, complain: Complain): void 
   complain(
     `${from} imports ${target}`,
     `it may import ${allowed.join(', ') || 'nothing'}; let service or cli join them`,
+  );
+}
+
+/** The load generator talks to servers over HTTP only: of src/ it sees vocabulary, never the server. */
+function checkLoadtestImport(path: string, specifier: string, complain: Complain): void {
+  if (!specifier.startsWith('.')) return;
+  const target = posix.join(posix.dirname(path), specifier).replace(/\.js$/, '');
+  const isAllowed = LOADTEST_IMPORTS.some(
+    (allowed) => target === `src/${allowed}` || target.startsWith(`src/${allowed}/`),
+  );
+  if (target.startsWith('loadtest/') || isAllowed) return;
+  complain(
+    `loadtest imports ${target}`,
+    `it may import ${LOADTEST_IMPORTS.join(', ')}; the server is reached over HTTP`,
   );
 }
 
@@ -246,7 +262,8 @@ function unreferenced(files: readonly SourceFile[], references: ReadonlySet<stri
     .map(({ text }) => text)
     .join('\n');
   return files.flatMap(({ path }): Failure[] => {
-    const isModule = /^(src|test|bench)\/.*\.ts$/.test(path) && !ENTRIES.some((entry) => entry.path.test(path));
+    const isModule =
+      /^(src|test|bench|loadtest)\/.*\.ts$/.test(path) && !ENTRIES.some((entry) => entry.path.test(path));
     const isHeader = /^native\/.*\.(h|cuh)$/.test(path) && !path.includes('third_party/');
     if ((isModule || isHeader) && !references.has(path)) {
       return [{ path, line: 1, problem: 'nobody imports it', instead: 'delete it, or name what starts it in ENTRIES' }];

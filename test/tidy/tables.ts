@@ -31,6 +31,9 @@ export const IMPORTS: Readonly<Record<string, readonly string[]>> = {
   ],
   server: ['core', 'telemetry', 'service'],
 };
+/** What loadtest/ may import of src/: words that all share, and nothing that knows a server from inside. */
+export const LOADTEST_IMPORTS: readonly string[] = ['core', 'config/checks', 'config/secret', 'config/suggest'];
+
 /** Rows that may import everything below; nothing imports them. */
 export const TOP = ['cli', 'index.ts'];
 
@@ -134,5 +137,6 @@ export const ENTRIES: readonly { readonly path: RegExp; readonly startedBy: stri
   { path: /\.test\.ts$/, startedBy: 'npm test' },
   { path: /^bench\/[\w-]+\.ts$/, startedBy: 'its command in docs/benchmarks' },
   { path: /^test\/fuzz\/[\w-]+\.ts$/, startedBy: '.ci/run' },
-  { path: /^test\/kl-bf16\.ts$/, startedBy: '.ci/run' },
+  { path: /^loadtest\/report\/testing\/check-pages\.ts$/, startedBy: 'its command in docs/loadtest.md' },
+  { path: /^test\/kl-formats\.ts$/, startedBy: '.ci/run' },
 ];
