@@ -49,21 +49,15 @@ function splitAt(): number {
 async function main(runs: number, out: string | undefined): Promise<void> {
   const machine = await measureMachine();
   const folder = await mkdtemp(path.join(tmpdir(), 'manyfold-bench-'));
-  const flags = [
-    '--max-num-seqs',
-    '32',
-    '--dtype',
-    'bf16',
-    '--log-level',
-    'error',
-    ...process.argv.slice(splitAt() + 1),
-  ];
+  const own = process.argv.slice(splitAt() + 1);
+  const dtype = own.includes('--dtype') ? [] : ['--dtype', 'bf16'];
+  const flags = ['--max-num-seqs', '32', ...dtype, '--log-level', 'error', ...own];
   const config = loadConfig(flags, processEnvironment(), readTextFile);
   const modelPath = await fetchModel(config.model, process.stderr);
   const composition = await compose({ config, modelPath, clock: systemClock, logger: createLogger(config.logging) });
   try {
     const versions = await loadAdapters(composition, folder);
-    const cases = makeCases(composition, versions, machine);
+    const cases = makeCases(composition, versions, weightBound(composition.engine.info.dtype, machine));
     const results = await measure(cases, runs);
     const report = markdown(composition, machine, cases, results, runs);
     process.stdout.write(report);
@@ -87,7 +81,20 @@ async function loadAdapters(composition: Composition, folder: string): Promise<A
   return versions;
 }
 
-function makeCases(composition: Composition, versions: readonly AdapterVersion[], machine: MachineBound): Case[] {
+/** What bounds products with weights of one type. */
+interface WeightBound {
+  /** Bytes of a weight. */
+  readonly bytes: number;
+  readonly gops: number;
+  readonly gbPerSecond: number;
+}
+
+function weightBound(dtype: string, { gflops, int8Gops, gbPerSecond }: MachineBound): WeightBound {
+  if (dtype === 'int8') return { bytes: 1, gops: int8Gops, gbPerSecond };
+  return { bytes: dtype === 'f32' ? 4 : 2, gops: gflops, gbPerSecond };
+}
+
+function makeCases(composition: Composition, versions: readonly AdapterVersion[], machine: WeightBound): Case[] {
   const { config } = composition.checkpoint;
   const none = (): undefined => undefined;
   const first = (): AdapterVersion | undefined => versions[0];
@@ -197,20 +204,20 @@ function layerParameters(config: ModelConfig): number {
   return config.layers.length * ALL_LINEARS.reduce((sum, site) => sum + one(site), 0);
 }
 
-/** A step reads every weight once (2 bytes each) and multiplies it with each row: the slower of the two is the bound. */
-function decodeBound(config: ModelConfig, machine: MachineBound, batch: number): number {
+/** A step reads every weight once and multiplies it with each row: the slower of the two is the bound. */
+function decodeBound(config: ModelConfig, machine: WeightBound, batch: number): number {
   const parameters = layerParameters(config) + config.vocabSize * config.hiddenSize;
   const seconds = Math.max(
-    (2 * parameters) / (machine.gbPerSecond * 1e9),
-    (2 * parameters * batch) / (machine.gflops * 1e9),
+    (machine.bytes * parameters) / (machine.gbPerSecond * 1e9),
+    (2 * parameters * batch) / (machine.gops * 1e9),
   );
   return batch / seconds;
 }
 
 /** Linears of all layers and causal attention; the head is needed for one row only. */
-function prefillBound(config: ModelConfig, machine: MachineBound): number {
+function prefillBound(config: ModelConfig, machine: WeightBound): number {
   const attention = 2 * config.layers.length * config.numHeads * config.headDim * PROMPT;
-  return (machine.gflops * 1e9) / (2 * layerParameters(config) + attention);
+  return (machine.gops * 1e9) / (2 * layerParameters(config) + attention);
 }
 
 function markdown(
@@ -223,7 +230,7 @@ function markdown(
   const { info } = engine;
   const head = [
     `Machine: ${cpus()[0]?.model.trim() ?? 'unknown'}, ${cpus().length} cores; ${info.isa}, ${info.threads} threads, ${info.dtype} weights.`,
-    `Measured in the same run: peak ${machine.gflops.toFixed(0)} GFLOP/s, read bandwidth ${machine.gbPerSecond.toFixed(1)} GB/s (${machine.threads} threads).`,
+    `Measured in the same run: peak ${machine.gflops.toFixed(0)} GFLOP/s, int8 ${machine.int8Gops.toFixed(0)} GOP/s, read bandwidth ${machine.gbPerSecond.toFixed(1)} GB/s (${machine.threads} threads).`,
     `Model: ${path.basename(checkpoint.path)}; LoRAs rank ${RANK} on all seven linears; ${runs} runs, median [min..max].`,
     '',
     '| case | tokens/s | share of the bound |',

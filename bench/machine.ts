@@ -10,6 +10,8 @@ export interface MachineBound {
   readonly threads: number;
   /** Of the widest units that the engine's kernels use, all threads together. */
   readonly gflops: number;
+  /** Of int8 products and sums, likewise. */
+  readonly int8Gops: number;
   /** Of buffers far larger than the last-level cache, all threads together. */
   readonly gbPerSecond: number;
 }
@@ -23,11 +25,20 @@ export async function measureMachine(): Promise<MachineBound> {
   return parseMachine(stdout);
 }
 
-/** Reads the last line like `avx2, 2 threads: f32 228.1 GFLOP/s, bf16 455.0 GFLOP/s, read 31.4 GB/s`; bf16 may be absent. */
+/**
+ * Reads the last line like `avx2, 2 threads: f32 228.1 GFLOP/s, bf16 455.0 GFLOP/s, int8 910.0 GOP/s, read 31.4 GB/s`;
+ * bf16 may be absent.
+ */
 export function parseMachine(output: string): MachineBound {
-  const pattern = /, (\d+) threads?: f32 ([\d.]+) GFLOP\/s(?:, bf16 ([\d.]+) GFLOP\/s)?, read ([\d.]+) GB\/s/g;
+  const pattern =
+    /, (\d+) threads?: f32 ([\d.]+) GFLOP\/s(?:, bf16 ([\d.]+) GFLOP\/s)?, int8 ([\d.]+) GOP\/s, read ([\d.]+) GB\/s/g;
   const last = [...output.matchAll(pattern)].at(-1);
   if (last === undefined) throw new Error(`native/bench/build/run bounds printed no line of bounds:\n${output}`);
-  const [, threads, f32, bf16, read] = last;
-  return { threads: Number(threads), gflops: Number(bf16 ?? f32), gbPerSecond: Number(read) };
+  const [, threads, f32, bf16, int8, read] = last;
+  return {
+    threads: Number(threads),
+    gflops: Number(bf16 ?? f32),
+    int8Gops: Number(int8),
+    gbPerSecond: Number(read),
+  };
 }

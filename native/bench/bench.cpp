@@ -4,7 +4,7 @@
 // measured peak and its bytes at the measured bandwidth.
 //
 // Arguments: parts to run (bounds, linears, terms, attention, steps; all without), and isa=NAME,
-// threads=N, wait=SECONDS (to wait in all for others to leave the machine).
+// threads=N, weights=bf16|int8, wait=SECONDS (to wait in all for others to leave the machine).
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -30,6 +30,7 @@ constexpr int32_t kMaxRows = 512, kAdapters = 16, kRank = 16;
 struct Options {
   std::string isa = "auto";
   int32_t threads = 0;
+  WeightFormat format = WeightFormat::kPlain;
   std::vector<std::string> parts;
 
   bool wants(const char* part) const {
@@ -139,12 +140,18 @@ struct Rig {
   const Kernels& kernels;
   ThreadPool pool;
   Bounds bounds;
+  const WeightFormat format;
 
   explicit Rig(const Options& options)
       : kernels(kernels_for(options.isa)),
-        pool(options.threads > 0 ? options.threads : usable_cores()) {}
-  // What base products of a bf16 model are bound by.
-  double peak() const { return kernels.rounds_inputs ? bounds.bf16_gflops : bounds.f32_gflops; }
+        pool(options.threads > 0 ? options.threads : usable_cores()),
+        format(options.format) {}
+  // What base products are bound by.
+  double peak() const {
+    if (format == WeightFormat::kInt8) return bounds.int8_gops;
+    return kernels.rounds_inputs ? bounds.bf16_gflops : bounds.f32_gflops;
+  }
+  const char* weights() const { return format == WeightFormat::kInt8 ? "int8" : "bf16"; }
 };
 
 void print_bounds(Rig& rig) {
@@ -154,7 +161,7 @@ void print_bounds(Rig& rig) {
     std::printf("%s, %d thread%s: f32 %.1f GFLOP/s", rig.kernels.isa, threads,
                 threads == 1 ? "" : "s", rig.bounds.f32_gflops);
     if (rig.bounds.bf16_gflops > 0) std::printf(", bf16 %.1f GFLOP/s", rig.bounds.bf16_gflops);
-    std::printf(", read %.1f GB/s\n", rig.bounds.read_gbs);
+    std::printf(", int8 %.1f GOP/s, read %.1f GB/s\n", rig.bounds.int8_gops, rig.bounds.read_gbs);
     std::fflush(stdout);
     if (rig.pool.threads() == 1) break;
   }
@@ -165,7 +172,7 @@ class Linears {
  public:
   explicit Linears(Rig& rig)
       : rig_(rig),
-        weights_(rig.model, Dtype::kBf16, rig.kernels, rig.pool),
+        weights_(rig.model, Dtype::kBf16, rig.kernels, rig.pool, rig.format),
         terms_(rig.model, rig.kernels),
         linear_(rig.kernels, rig.pool, weights_, Dtype::kBf16, kMaxRows, rig.model.ffn),
         x_(static_cast<size_t>(kMaxRows * row_stride(rig.model.ffn)) * 4, "inputs"),
@@ -255,8 +262,9 @@ class Linears {
 
   void print() {
     const double e = error();
-    std::printf("linears of all layers (bf16), error against float64 %.1e\n", e);
-    if (!(e < 5e-3)) std::printf("  WRONG: the figures below mean nothing\n");
+    std::printf("linears of all layers (%s), error against float64 %.1e\n", rig_.weights(), e);
+    if (!(e < (rig_.format == WeightFormat::kInt8 ? 2e-2 : 5e-3)))
+      std::printf("  WRONG: the figures below mean nothing\n");
     double weight_bytes = 0, weights = 0;
     for (const SiteRef site :
          {SiteRef{0, Site::kQ}, SiteRef{0, Site::kK}, SiteRef{0, Site::kV}, SiteRef{0, Site::kO},
@@ -365,6 +373,7 @@ class Steps {
     BackendOptions options;
     options.model = rig.model;
     options.threads = rig.pool.threads();
+    options.format = rig.format;
     options.kv_pages = 32 * 66;
     options.max_rows = kMaxRows;
     options.max_entries = 64;
@@ -416,10 +425,10 @@ class Steps {
   }
 
   void print_steps() {
-    std::printf("whole steps (bf16)%s\n",
+    std::printf("whole steps (%s)%s\n", rig_.weights(),
                 consistent() ? "" : "  WRONG: rows depend on their neighbours");
     print_step("prefill 512", 1, 0, 512, false);
-    for (const int32_t batch : {1, 4, 16, 32}) {
+    for (const int32_t batch : {1, 4, 16, 32, 64}) {
       print_step("decode, batch " + std::to_string(batch) + ", context 128", batch, 128, 1, false);
     }
     print_step("decode, batch 16, context 1024", 16, 1024, 1, false);
@@ -462,6 +471,10 @@ Options parse(int argc, char** argv) {
       options.isa = word.substr(4);
     } else if (word.starts_with("threads=")) {
       options.threads = std::stoi(std::string(word.substr(8)));
+    } else if (word == "weights=int8") {
+      options.format = WeightFormat::kInt8;
+    } else if (word == "weights=bf16") {
+      options.format = WeightFormat::kPlain;
     } else if (word.starts_with("wait=")) {
       wait_budget_s = std::stod(std::string(word.substr(5)));
     } else {

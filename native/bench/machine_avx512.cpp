@@ -1,4 +1,4 @@
-// The bounds' loops of the avx512 tier; see machine_loops.h.
+// The bounds' loops of the avx512 and avx512vnni tiers; see machine_loops.h.
 #include <cstddef>
 #include <cstdint>
 
@@ -16,10 +16,17 @@ namespace manyfold::bench {
 
 struct Tier;
 using Simd = avx512::Lanes<Tier>;
+using Vnni = avx512::Vnni<Simd>;
 
 const MachineLoops& avx512_loops() {
-  static constexpr MachineLoops kLoops{Simd::kLanes, multiply_chains<Simd>, nullptr,
-                                       read_all<Simd>};
+  static constexpr MachineLoops kLoops{Simd::kLanes,      multiply_chains<Simd>, nullptr,
+                                       int8_chains<Simd>, Simd::kInt8Depth,      read_all<Simd>};
+  return kLoops;
+}
+
+const MachineLoops& avx512vnni_loops() {
+  static constexpr MachineLoops kLoops{Vnni::kLanes,      multiply_chains<Vnni>, nullptr,
+                                       int8_chains<Vnni>, Vnni::kInt8Depth,      read_all<Vnni>};
   return kLoops;
 }
 

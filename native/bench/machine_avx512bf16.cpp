@@ -15,8 +15,10 @@
 namespace manyfold::bench {
 
 const MachineLoops& avx512bf16_loops() {
-  static constexpr MachineLoops kLoops{avx512bf16::Simd::kLanes, multiply_chains<avx512bf16::Simd>,
-                                       dot_chains<avx512bf16::Simd>, read_all<avx512bf16::Simd>};
+  static constexpr MachineLoops kLoops{
+      avx512bf16::Simd::kLanes,     multiply_chains<avx512bf16::Simd>,
+      dot_chains<avx512bf16::Simd>, int8_chains<avx512bf16::Simd>,
+      avx512bf16::Simd::kInt8Depth, read_all<avx512bf16::Simd>};
   return kLoops;
 }
 

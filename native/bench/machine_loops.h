@@ -38,6 +38,28 @@ float dot_chains(int64_t rounds) {
   return S::sum(sums[0]);
 }
 
+template <class S>
+float int8_chains(int64_t rounds) {
+  typename S::F sums[kChains];
+#pragma GCC unroll 12
+  for (int32_t i = 0; i < kChains; ++i) sums[i] = S::zero();
+  alignas(64) int8_t ones[64];
+  for (int8_t& one : ones) one = 1;
+  const typename S::Int8Input inputs[4] = {1, 1, 1, 1};
+  auto w = S::load_int8(ones);
+  const auto x = S::set_int8(inputs);
+  for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 12
+    for (int32_t i = 0; i < kChains; ++i) {
+      __asm__ volatile("" : "+x"(w));  // else one product would serve all chains
+      sums[i] = S::dot_int8(sums[i], w, x);
+    }
+  }
+#pragma GCC unroll 12
+  for (int32_t i = 1; i < kChains; ++i) sums[0] = S::add(sums[0], sums[i]);
+  return S::sum(sums[0]);
+}
+
 // n is a multiple of eight vectors.
 template <class S>
 float read_all(const float* p, int64_t n) {

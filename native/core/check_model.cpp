@@ -1,6 +1,7 @@
 // See check_model.h. Fields are named as in NativeModelConfig of src/native/binding-types.ts.
 #include "check_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -88,6 +89,11 @@ void check_options(const BackendOptions& options) {
   MF_CHECK(options.dtype == Dtype::kF32 || options.dtype == Dtype::kBf16,
            "dtype: expected f32 or bf16, found number " +
                std::to_string(static_cast<int>(options.dtype)));
+  const ModelConfig& model = options.model;
+  const int32_t widest = std::max({model.hidden, model.q_width(), model.ffn});
+  MF_CHECK(options.format == WeightFormat::kPlain || widest <= kMostInt8Inputs,
+           "dtype: int8 expects linears of at most " + std::to_string(kMostInt8Inputs) +
+               " inputs, found " + std::to_string(widest) + "; load this model as bf16");
   MF_CHECK(options.threads >= 0 && options.threads <= 4096,
            "threads: expected 0 to 4096, found " + std::to_string(options.threads));
   MF_CHECK(options.kv_pages >= 1,

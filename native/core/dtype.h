@@ -23,6 +23,12 @@ enum class Dtype : uint8_t {
 };
 inline constexpr int kDtypeCount = 11;
 
+// How a backend holds matrices of base weights: in its dtype, or as int8 with one scale a row
+// (cpu/int8_rows.h).
+enum class WeightFormat : uint8_t { kPlain, kInt8 };
+// Most inputs of an int8 linear: sums of 255 · 127 stay within int32.
+inline constexpr int32_t kMostInt8Inputs = 65536;
+
 // Values in one block, and bytes of one block (1 and the element's size for plain types).
 struct BlockShape {
   int32_t values;

@@ -1,5 +1,9 @@
 #include "dispatch.h"
 
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <vector>
 
 #include "../core/backend.h"
@@ -8,6 +12,23 @@
 
 namespace manyfold {
 namespace {
+
+// Bit 4 of EAX of CPUID leaf 7, subleaf 1; GCC 12's libgcc does not tell. The registers are AVX2's.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1u) != 0;
+}
+
+// AMX-TILE and AMX-BF16 (bits 24 and 22 of EDX of CPUID leaf 7), which Linux lends to a process
+// that asks for the registers (arch_prctl ARCH_REQ_XCOMP_PERM, since 5.16). Once granted they are
+// there for all threads.
+bool has_amx() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  constexpr unsigned kBits = 1u << 24 | 1u << 22;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx & kBits) == kBits &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 
 // __builtin_cpu_supports asks CPUID and, through XGETBV, whether the system saves the wide
 // registers.
@@ -18,8 +39,13 @@ std::vector<const Kernels*> find_tiers() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) tiers.push_back(&avx512bf16_kernels());
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && has_amx()) tiers.push_back(&amx_kernels());
+  if (bf16) tiers.push_back(&avx512bf16_kernels());
+  if (vnni) tiers.push_back(&avx512vnni_kernels());
   if (avx512) tiers.push_back(&avx512_kernels());
+  if (avx2 && has_avx_vnni()) tiers.push_back(&avxvnni_kernels());
   if (avx2) tiers.push_back(&avx2_kernels());
   return tiers;
 }

@@ -1,11 +1,11 @@
 // See fast_linear.h.
 //
 // A run has two parallel parts. The first prepares what outputs need of the inputs: M (h ⊙ x),
-// inputs rounded to bf16, v = A x of all adapters, and the inner values of additive chains. The
-// second takes the outputs in chunks: base product, then the terms of the same outputs while they
-// are in the cache. Where a row's base product goes through Q, which mixes outputs, the second part
-// is cut in two, and Q stands between. No output is touched by two threads, and no sum depends on
-// how chunks are cut.
+// inputs rounded to bf16 or int8, v = A x of all adapters, and the inner values of additive chains.
+// The second takes the outputs in chunks: base product, then the terms of the same outputs while
+// they are in the cache. Where a row's base product goes through Q, which mixes outputs, the second
+// part is cut in two, and Q stands between. No output is touched by two threads, and no sum depends
+// on how chunks are cut.
 #include "fast_linear.h"
 
 #include <algorithm>
@@ -33,15 +33,30 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
     : kernels_(kernels),
       pool_(pool),
       weights_(weights),
-      rounds_(kernels.rounds_inputs && dtype == Dtype::kBf16),
+      rounds_bf16_(kernels.rounds_inputs && dtype == Dtype::kBf16),
       max_rows_(max_rows),
       input_stride_(row_stride(widest_input)),
-      unit_(std::max({kernels.panel_rows(dtype), kernels.spread_rows(), kSliceWindow})),
+      unit_(std::max({kernels.panel_rows(dtype), kernels.int8.panel_rows, kernels.spread_rows(),
+                      kSliceWindow})),
       threads_(static_cast<size_t>(pool.threads())) {
   members_.reserve(kMaxTargets);
-  if (rounds_) {
+  const bool int8 = weights.format() == WeightFormat::kInt8;
+  if (rounds_bf16_ || int8) {
     rounded_ = HugeBuffer(static_cast<size_t>(max_rows_ * input_stride_) * 2, "rounded inputs");
   }
+  if (!int8) return;
+  input_scales_.resize((1 + kMaxTargets) * static_cast<size_t>(max_rows_));
+  for (ThreadState& thread : threads_) thread.rotated.resize(static_cast<size_t>(input_stride_));
+}
+
+// Whether the running job's base products read a rounded copy of the inputs.
+bool FastLinear::rounds() const {
+  return rounds_bf16_ || members_.front().matrix->format == WeightFormat::kInt8;
+}
+
+size_t FastLinear::input_bytes() const {
+  const bool int8 = members_.front().matrix->format == WeightFormat::kInt8;
+  return int8 ? static_cast<size_t>(kernels_.int8.input_bytes) : sizeof(uint16_t);
 }
 
 void FastLinear::reserve(const TermLimits& limits) {
@@ -62,7 +77,7 @@ void FastLinear::reserve(const TermLimits& limits) {
   if (limits.scales_inputs && !scales_) {
     const size_t copies = kMaxTargets * rows * static_cast<size_t>(input_stride_);
     scaled_ = HugeBuffer(copies * 4, "scaled inputs");
-    if (rounds_) {
+    if (rounded_.size() > 0) {
       rounded_ =
           HugeBuffer((copies + rows * static_cast<size_t>(input_stride_)) * 2, "rounded inputs");
     }
@@ -75,20 +90,20 @@ void FastLinear::run(const LinearJob& job, Counters& counters) {
   plan_reduces(job);
   plan_chains(job);
   const bool copies =
-      (rounds_ && !job.terms_only) ||
+      (rounds() && !job.terms_only) ||
       std::any_of(members_.begin(), members_.end(), [](const Member& m) { return m.scaled; });
   const int32_t input_items = copies ? blocks(job.rows, kInputRows) : 0;
   const int32_t chain_items = input_items + static_cast<int32_t>(reduces_.size());
   const int32_t items = chain_items + static_cast<int32_t>(chains_.size());
   pool_.run_items(items, [&](int32_t item, int32_t thread) {
-    float* scratch = threads_[static_cast<size_t>(thread)].scratch.data();
+    ThreadState& state = threads_[static_cast<size_t>(thread)];
     if (item < input_items) {
       const int32_t row0 = item * kInputRows;
-      prepare_inputs(job, row0, std::min(kInputRows, job.rows - row0), scratch);
+      prepare_inputs(job, row0, std::min(kInputRows, job.rows - row0), state);
     } else if (item < chain_items) {
       reduce(job, reduces_[static_cast<size_t>(item - input_items)]);
     } else {
-      run_chain(job, chains_[static_cast<size_t>(item - chain_items)], scratch);
+      run_chain(job, chains_[static_cast<size_t>(item - chain_items)], state.scratch.data());
     }
   });
   if (mixes_.empty()) {
@@ -134,11 +149,14 @@ void FastLinear::plan_members(const LinearJob& job) {
     member.u = member.scaled ? scaled_.as<float>() + i * copy : job.x;
     member.input = member.u;
     member.input_stride = member.scaled ? input_stride_ : job.x_stride;
-    if (rounds_) {
-      member.input = rounded_.as<uint16_t>() + (member.scaled ? i + 1 : 0) * copy;
-      member.input_stride = input_stride_;
-    }
     members_.push_back(member);
+    MF_ASSERT(member.matrix->format == members_.front().matrix->format);
+    if (rounds()) {
+      const size_t place = member.scaled ? i + 1 : 0;
+      members_.back().input = rounded_.data() + place * copy * input_bytes();
+      members_.back().input_stride = input_stride_;
+      members_.back().input_scale = input_scales_.data() + place * static_cast<size_t>(max_rows_);
+    }
   }
 }
 
@@ -245,21 +263,35 @@ void FastLinear::change_inputs(const LinearJob& job, const Member& member, int32
 }
 
 // Copies of rows row0 .. row0 + count - 1 of the input: changed where a member's rows want it,
-// rounded to bf16 where the kernels want it.
-void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, float* scratch) {
-  const int64_t padded = round_up(members_.front().matrix->cols, kRowPad);
+// rounded where the kernels want it.
+void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t count,
+                                ThreadState& thread) {
   for (const Member& member : members_) {
-    if (member.scaled) change_inputs(job, member, row0, count, scratch);
+    if (member.scaled) change_inputs(job, member, row0, count, thread.scratch.data());
   }
-  if (!rounds_) return;
+  if (!rounds()) return;
   bool shared_done = false;
   for (const Member& member : members_) {
     if (!member.scaled && shared_done) continue;
     shared_done |= !member.scaled;
-    auto* to = static_cast<uint16_t*>(const_cast<void*>(member.input));
-    const int64_t from_stride = member.scaled ? input_stride_ : job.x_stride;
-    for (int32_t row = row0; row < row0 + count; ++row) {
-      kernels_.round_inputs(member.u + row * from_stride, padded, to + row * input_stride_);
+    round_inputs(member, member.u, member.scaled ? input_stride_ : job.x_stride, row0, count,
+                 thread);
+  }
+}
+
+void FastLinear::round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
+                              int32_t count, ThreadState& thread) {
+  const int32_t cols = member.matrix->cols;
+  const auto row_bytes = input_stride_ * static_cast<int64_t>(input_bytes());
+  auto* to = static_cast<std::byte*>(const_cast<void*>(member.input));
+  for (int32_t row = row0; row < row0 + count; ++row) {
+    std::byte* out = to + row * row_bytes;
+    if (member.matrix->format == WeightFormat::kInt8) {
+      member.input_scale[row] =
+          kernels_.int8.quantize(from + row * stride, cols, thread.rotated.data(), out);
+    } else {
+      kernels_.round_inputs(from + row * stride, round_up(cols, kRowPad),
+                            reinterpret_cast<uint16_t*>(out));
     }
   }
 }
@@ -352,12 +384,25 @@ void FastLinear::run_chunk(const LinearJob& job, Part part, int32_t unit0, int32
 void FastLinear::run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
                           TileCounts& counts) {
   const PackedMatrix& matrix = *member.matrix;
-  if (!job.terms_only) {
+  const int32_t panel0 = out0 / matrix.panel_rows, panel1 = blocks(out1, matrix.panel_rows);
+  if (!job.terms_only && matrix.format == WeightFormat::kInt8) {
+    kernels_.int8.gemm({.weights = matrix.panels,
+                        .cols = matrix.cols,
+                        .panel0 = panel0,
+                        .panel1 = panel1,
+                        .x = member.input,
+                        .x_stride = member.input_stride,
+                        .x_scale = member.input_scale,
+                        .y = member.y,
+                        .y_stride = member.y_stride,
+                        .rows = job.rows,
+                        .counts = &counts});
+  } else if (!job.terms_only) {
     kernels_.gemm({.dtype = matrix.dtype,
                    .weights = matrix.panels,
                    .cols = matrix.cols,
-                   .panel0 = out0 / matrix.panel_rows,
-                   .panel1 = blocks(out1, matrix.panel_rows),
+                   .panel0 = panel0,
+                   .panel1 = panel1,
                    .x = member.input,
                    .x_stride = member.input_stride,
                    .y = member.y,

@@ -67,8 +67,9 @@ class FastLinear {
     const PackedMatrix* matrix;
     const float* bias;
     const float* u;        // input of the base product, float32: x, or M (h ⊙ x) where rows have it
-    const void* input;     // what gemm reads: u, or u rounded to bf16
+    const void* input;     // what gemm reads: u, or u rounded to bf16 or int8
     int64_t input_stride;  // elements
+    float* input_scale;    // by row, of int8 inputs
     float* y;
     int64_t y_stride;
     bool scaled;         // some row's input is changed
@@ -102,6 +103,7 @@ class FastLinear {
   struct alignas(64) ThreadState {
     TileCounts tiles;
     std::vector<float> scratch;  // of chains
+    std::vector<float> rotated;  // a row, for int8 inputs
   };
 
   void plan_members(const LinearJob& job);
@@ -110,7 +112,11 @@ class FastLinear {
   void add_reduce(const LinearJob& job, const RowGroup& group, const PackedStack& stack,
                   const StackPart& part, float* v);
   void add_chain(std::vector<ChainItem>& items, ChainItem item);
-  void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, float* scratch);
+  void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, ThreadState& thread);
+  void round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
+                    int32_t count, ThreadState& thread);
+  bool rounds() const;
+  size_t input_bytes() const;
   void change_inputs(const LinearJob& job, const Member& member, int32_t row0, int32_t count,
                      float* scratch);
   void run_outputs_in_chunks(const LinearJob& job, Part part);
@@ -133,13 +139,15 @@ class FastLinear {
   const Kernels& kernels_;
   ThreadPool& pool_;
   const FastWeights& weights_;
-  const bool rounds_;  // gemm reads bf16 inputs
+  const bool rounds_bf16_;  // products with plain weights read bf16 inputs
   const int32_t max_rows_;
   const int64_t input_stride_;  // of scaled and rounded copies
   int32_t unit_;                // outputs that panels of base and of adapters have in common
-  HugeBuffer rounded_;  // [1 + kMaxTargets][max_rows, input_stride] bf16; the first for x itself
-  HugeBuffer scaled_;   // [kMaxTargets][max_rows, input_stride]
-  HugeBuffer reduced_;  // v of all groups
+  HugeBuffer rounded_;  // [1 + kMaxTargets][max_rows, input_stride] bf16, or int8 in the tier's
+                        // form; the first for x itself
+  std::vector<float> input_scales_;  // [1 + kMaxTargets][max_rows] of int8 inputs
+  HugeBuffer scaled_;                // [kMaxTargets][max_rows, input_stride]
+  HugeBuffer reduced_;               // v of all groups
   int64_t reduced_stride_ = 0;
   HugeBuffer chain_results_;  // of all groups' additive chains
   int64_t chain_floats_ = 0;

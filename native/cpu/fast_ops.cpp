@@ -309,6 +309,7 @@ void FastOps::add(SiteRef residual_site) {
     };
     for (const PackedBottleneck& bottleneck : item.site->bottlenecks) {
       bottleneck.run(kernels_, rows_of(Buffer::kBlockOut), rows_of(Buffer::kNormed),
+                     rows_of(Buffer::kResidual),
                      workspaces_[static_cast<size_t>(thread)].scratch.data());
     }
   });

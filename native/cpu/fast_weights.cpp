@@ -6,6 +6,7 @@
 
 #include "../core/check_terms.h"
 #include "../core/error.h"
+#include "int8_rows.h"
 
 namespace manyfold {
 namespace {
@@ -34,9 +35,10 @@ std::vector<SiteRef> matrix_sites(const ModelConfig& model) {
 }  // namespace
 
 FastWeights::FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& kernels,
-                         ThreadPool& pool)
+                         ThreadPool& pool, WeightFormat format)
     : model_(model),
       dtype_(dtype),
+      format_(format),
       kernels_(kernels),
       pool_(pool),
       weights_((model.layers.size() + 1) * kSiteCount),
@@ -51,10 +53,16 @@ void FastWeights::lay_out() {
     const WeightShape shape = weight_shape(model_, site.site);
     PackedMatrix& matrix = weights_[static_cast<size_t>(site_index(site))].matrix;
     matrix.dtype = dtype_;
+    matrix.format = format_;
     matrix.rows = shape.rows;
     matrix.cols = shape.cols;
-    matrix.panel_rows = kernels_.panel_rows(dtype_);
-    matrix.panel_bytes = kernels_.panel_bytes(dtype_, shape.cols);
+    if (format_ == WeightFormat::kInt8) {
+      matrix.panel_rows = kernels_.int8.panel_rows;
+      matrix.panel_bytes = kernels_.int8.panel_bytes(shape.cols);
+    } else {
+      matrix.panel_rows = kernels_.panel_rows(dtype_);
+      matrix.panel_bytes = kernels_.panel_bytes(dtype_, shape.cols);
+    }
     total += static_cast<size_t>(round_up(static_cast<int64_t>(matrix.bytes()), 64));
   }
   memory_ = HugeBuffer(total, "the base weights");
@@ -107,9 +115,41 @@ void FastWeights::pack(PackedMatrix& matrix, const RowReader& read) {
     const int32_t first = panel * matrix.panel_rows;
     const int32_t count = std::min(matrix.panel_rows, matrix.rows - first);
     read(first, count, rows.data());
-    kernels_.pack_panel(matrix.dtype, rows.data(), count, matrix.cols,
-                        panels + static_cast<size_t>(panel) * matrix.panel_bytes);
+    pack_panel(matrix, rows.data(), count,
+               panels + static_cast<size_t>(panel) * matrix.panel_bytes);
   });
+}
+
+// rows is overwritten.
+void FastWeights::pack_panel(const PackedMatrix& matrix, float* rows, int32_t count,
+                             std::byte* panel) const {
+  if (matrix.format == WeightFormat::kPlain) {
+    kernels_.pack_panel(matrix.dtype, rows, count, matrix.cols, panel);
+    return;
+  }
+  std::vector<int8_t> values(static_cast<size_t>(count) * static_cast<size_t>(matrix.cols));
+  std::vector<float> scales(static_cast<size_t>(count));
+  for (int32_t i = 0; i < count; ++i) {
+    const int64_t first = int64_t{i} * matrix.cols;
+    scales[static_cast<size_t>(i)] =
+        quantize_weight(rows + first, matrix.cols, values.data() + first);
+  }
+  kernels_.int8.pack(values.data(), scales.data(), count, matrix.cols, panel);
+}
+
+void FastWeights::unpack_row(const PackedMatrix& matrix, int32_t row, float* out) const {
+  const std::byte* panel =
+      matrix.panels + static_cast<size_t>(row / matrix.panel_rows) * matrix.panel_bytes;
+  const int32_t place = row % matrix.panel_rows;
+  if (matrix.format == WeightFormat::kPlain) {
+    kernels_.unpack_row(matrix.dtype, panel, place, matrix.cols, out);
+    return;
+  }
+  // The bytes go to the last quarter of out: widened from the front, each is read before its place
+  // is written.
+  int8_t* values = reinterpret_cast<int8_t*>(out) + 3 * static_cast<size_t>(matrix.cols);
+  const float scale = kernels_.int8.unpack_row(panel, place, matrix.cols, values);
+  dequantize_weight(values, scale, matrix.cols, out);
 }
 
 const FastWeights::Slot* FastWeights::find(SiteRef site, WeightPart part) const {
@@ -142,11 +182,7 @@ void FastWeights::read_weight(SiteRef site, WeightPart part, int32_t row0, int32
   }
   const PackedMatrix& matrix = place->matrix;
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t row = row0 + i;
-    kernels_.unpack_row(
-        matrix.dtype,
-        matrix.panels + static_cast<size_t>(row / matrix.panel_rows) * matrix.panel_bytes,
-        row % matrix.panel_rows, matrix.cols, out + int64_t{i} * matrix.cols);
+    unpack_row(matrix, row0 + i, out + int64_t{i} * matrix.cols);
   }
 }
 

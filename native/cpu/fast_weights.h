@@ -15,6 +15,7 @@ namespace manyfold {
 struct PackedMatrix {
   const std::byte* panels = nullptr;
   Dtype dtype = Dtype::kF32;
+  WeightFormat format = WeightFormat::kPlain;
   int32_t rows = 0, cols = 0;
   int32_t panel_rows = 0;
   size_t panel_bytes = 0;
@@ -26,7 +27,8 @@ struct PackedMatrix {
 class FastWeights final : public WeightStore {
  public:
   // Keeps references; reserves the memory of all matrices of the model.
-  FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& kernels, ThreadPool& pool);
+  FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& kernels, ThreadPool& pool,
+              WeightFormat format = WeightFormat::kPlain);
 
   void add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
                   const RowReader& read) override;
@@ -34,6 +36,7 @@ class FastWeights final : public WeightStore {
                    float* out) const override;
   bool has_weight(SiteRef site, WeightPart part) const override;
   size_t weight_bytes() const override { return bytes_; }
+  WeightFormat format() const { return format_; }
 
   // Of a linear site or the embedding; a tied head is the embedding. Throws kBug for one that was
   // never added.
@@ -57,9 +60,12 @@ class FastWeights final : public WeightStore {
   Slot& slot(SiteRef site, WeightPart part);
   const Slot* find(SiteRef site, WeightPart part) const;
   void pack(PackedMatrix& matrix, const RowReader& read);
+  void pack_panel(const PackedMatrix& matrix, float* rows, int32_t count, std::byte* panel) const;
+  void unpack_row(const PackedMatrix& matrix, int32_t row, float* out) const;
 
   const ModelConfig& model_;
   const Dtype dtype_;
+  const WeightFormat format_;
   const Kernels& kernels_;
   ThreadPool& pool_;
   HugeBuffer memory_;

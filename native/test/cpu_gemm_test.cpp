@@ -112,7 +112,7 @@ TEST(gemm_equals_float64_whatever_the_tile) {
   for (const Kernels* k : test::all_kernels()) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       for (const auto& [n, cols] : kShapes) {
-        for (const int32_t rows : {1, 2, 3, 4, 5, 6, 7, 16, 33, 64}) {
+        for (const int32_t rows : {1, 2, 3, 4, 5, 6, 7, 16, 23, 33, 64}) {
           // The emulated tiers are slow: one large shape and few row counts say the same.
           if (emulated(*k) && (n * cols > 8000 || rows > 16)) continue;
           check_product(*k, dtype, rows, n, cols);

@@ -117,6 +117,13 @@ void add_bottlenecks(const ModelConfig& model, uint32_t seed, TermSet& terms) {
     term.norm = {random_values(hidden, s + 7, 0.3f, 1), random_values(hidden, s + 8, 0.3f), 1e-5f};
     terms.push_back({{layer, Site::kResidualAttn}, term});
     term.placement = BottleneckPlacement::kSequential;
+    terms.push_back({{layer, Site::kResidualMlp}, term});
+    // What reads the residual stream, with and without the sub-block's output, and through a norm.
+    term.placement = BottleneckPlacement::kSum;
+    terms.push_back({{layer, Site::kResidualMlp}, term});
+    term.norm.reset();
+    terms.push_back({{layer, Site::kResidualAttn}, term});
+    term.placement = BottleneckPlacement::kResidual;
     terms.push_back({{layer, Site::kResidualMlp}, std::move(term)});
   }
 }

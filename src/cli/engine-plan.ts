@@ -18,7 +18,7 @@ export interface EnginePlan {
 
 /** Throws 'invalid_config' when the KV pool cannot hold what was asked for. */
 export function enginePlan(settings: EngineSettings, model: ModelConfig, native: NativeInfo): EnginePlan {
-  const dtype = settings.dtype === 'f32' ? 'f32' : 'bf16';
+  const dtype = settings.dtype === 'auto' ? 'bf16' : settings.dtype;
   const { pageTokens } = native;
   const pageBytes = 2 * model.layers.length * model.numKvHeads * model.headDim * pageTokens * (dtype === 'f32' ? 4 : 2);
   const maxRows = Math.max(settings.maxNumBatchedTokens, settings.maxNumSeqs);

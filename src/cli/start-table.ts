@@ -26,6 +26,7 @@ type Row = readonly [label: string, text: string];
 function modelRows({ checkpoint, plan, engine, service, config }: Composition): Row[] {
   const { info } = engine;
   const { config: model } = checkpoint;
+  const faster = config.engine.dtype === 'auto' ? '; --dtype int8 takes half of that and decodes faster' : '';
   const dequantised = checkpoint.fileDtype !== info.dtype ? ` (file: ${checkpoint.fileDtype})` : '';
   return [
     ['model', service.models.base.servedNames.join(', ')],
@@ -34,7 +35,7 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
       'family',
       `${model.family}, ${model.layers.length} layers, hidden ${model.hiddenSize}, vocabulary ${model.vocabSize}`,
     ],
-    ['weights', `${info.dtype}${dequantised}, ${humanBytes(info.weightBytes)}`],
+    ['weights', `${info.dtype}${dequantised}, ${humanBytes(info.weightBytes)}${faster}`],
     ['kernels', `cpu ${info.isa}, ${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}`],
     [
       'context',

@@ -77,9 +77,10 @@ export const OPTIONS = {
     section: 'Model',
     description:
       "How weights and KV are held and multiplied. auto is the file's own precision class: f32, f16 and bf16 files run " +
-      'in bf16, and so do block formats such as Q4_K; nothing is quantized unasked. f32 is the exact reference mode: ' +
-      'twice the memory, about half the speed.',
-    type: choice(['auto', 'f32', 'bf16'], { float32: 'f32', bfloat16: 'bf16' }),
+      'in bf16, and so do block formats such as Q4_K; nothing is quantized unasked. int8 rounds weights and their inputs ' +
+      'to 8 bits: half the memory, faster; adapters and KV stay as in bf16. f32 is the exact reference mode: twice the ' +
+      'memory, about half the speed.',
+    type: choice(['auto', 'f32', 'bf16', 'int8'], { float32: 'f32', bfloat16: 'bf16' }),
     default: 'auto',
     example: 'f32',
   }),
@@ -127,7 +128,7 @@ export const OPTIONS = {
       'A folder of adapter folders. Each is served under its path below this one; those that cannot be served are ' +
       'listed with the reason and the start goes on. Adapters loaded at run time must lie under it.',
     type: path('DIR', 'a folder'),
-    defaultText: 'no folder is searched',
+    defaultText: 'the demo adapters, when no --model and no --adapter is given either; no folder otherwise',
     example: './adapters',
   }),
   maxLoraRank: required({

@@ -74,8 +74,12 @@ export interface LoadOptions {
   /** Paths of the weight files. */
   readonly files: readonly string[];
   readonly weights: readonly WeightEntry[];
-  /** How weights are held and multiplied, and the type of the KV pool. */
-  readonly dtype: 'f32' | 'bf16';
+  /**
+   * How weights are held and multiplied, and the type of the KV pool. int8: matrices as rotated int8 with a scale for each
+   * output, multiplied by inputs rounded to int8 with a scale for each row; adapters' terms read the unrounded inputs, and
+   * the KV pool is bf16.
+   */
+  readonly dtype: 'f32' | 'bf16' | 'int8';
   /** Compute threads, the caller of a step included; 0: one for each core. */
   readonly threads: number;
   /** 'auto', or one of {@link NativeInfo.isas}; 'scalar' is the reference. */
@@ -194,7 +198,8 @@ export interface NativeTerm {
   readonly gate?: number | undefined;
   readonly activation?: BottleneckActivation | undefined;
   /** Of a bottleneck: sequential, parallel; of a blockdiag: pre, post, additive; of a rowcol: in, out. */
-  readonly placement?: 'sequential' | 'parallel' | 'pre' | 'post' | 'additive' | 'in' | 'out' | undefined;
+  readonly placement?:
+    'sequential' | 'parallel' | 'sum' | 'residual' | 'pre' | 'post' | 'additive' | 'in' | 'out' | undefined;
   /** bottleneck. */
   readonly norm?: LayerNorm | undefined;
   /** blockdiag. */

@@ -18,7 +18,7 @@ import { buildPlan, PagePool, type LoadedTerms, type StepPart, type TestSequence
 export interface TestEngineOptions {
   readonly isa?: string;
   readonly threads?: number;
-  readonly dtype?: 'f32' | 'bf16';
+  readonly dtype?: 'f32' | 'bf16' | 'int8';
   readonly kvPages?: number;
   readonly maxRows?: number;
 }

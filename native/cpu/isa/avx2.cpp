@@ -15,7 +15,7 @@
 
 namespace manyfold {
 
-const Kernels& avx2_kernels() {
+const Kernels& avx2_kernels() noexcept {
   static constexpr Kernels kTable = kernels::make_kernels<avx2::Simd>();
   return kTable;
 }

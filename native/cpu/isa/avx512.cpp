@@ -28,7 +28,7 @@ struct Simd : Lanes<Tier> {
 
 namespace manyfold {
 
-const Kernels& avx512_kernels() {
+const Kernels& avx512_kernels() noexcept {
   static constexpr Kernels kTable = kernels::make_kernels<avx512::Simd>();
   return kTable;
 }

@@ -17,7 +17,7 @@
 
 namespace manyfold {
 
-const Kernels& avx512bf16_kernels() {
+const Kernels& avx512bf16_kernels() noexcept {
   static constexpr Kernels kTable = kernels::make_kernels<avx512bf16::Simd>();
   return kTable;
 }

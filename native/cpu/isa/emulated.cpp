@@ -7,12 +7,12 @@
 
 namespace manyfold {
 
-const Kernels& emulated_kernels() {
+const Kernels& emulated_kernels() noexcept {
   static constexpr Kernels kTable = kernels::make_kernels<emulated::Simd<false>>();
   return kTable;
 }
 
-const Kernels& emulated_bf16_kernels() {
+const Kernels& emulated_bf16_kernels() noexcept {
   static constexpr Kernels kTable = kernels::make_kernels<emulated::Simd<true>>();
   return kTable;
 }

@@ -1,5 +1,5 @@
-// SIMD policy of AVX2 with FMA: eight float lanes. Included by isa/avx2.cpp alone. What each
-// operation means is told in isa/simd_emulated.h, which does the same in plain arrays.
+// SIMD policy of AVX2 with FMA: eight float lanes. Included by isa/avx2.cpp and simd_avxvnni.h.
+// What each operation means is told in isa/simd_emulated.h, which does the same in plain arrays.
 #pragma once
 
 #include <immintrin.h>
@@ -22,6 +22,8 @@ struct Simd {
   using Mask = __m256;
   using Codes = __m256i;
   using Index = __m256i;
+  using Bytes = __m256i;
+  using Inputs = __m256i;
 
   MF_INLINE F zero() { return _mm256_setzero_ps(); }
   MF_INLINE F set(float x) { return _mm256_set1_ps(x); }
@@ -86,6 +88,35 @@ struct Simd {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
   }
 
+  template <int32_t kDistance>
+  MF_INLINE F swap(F a) {
+    if constexpr (kDistance == 1) return _mm256_permute_ps(a, 0xb1);
+    if constexpr (kDistance == 2) return _mm256_permute_ps(a, 0x4e);
+    return _mm256_permute2f128_ps(a, a, 1);
+  }
+
+  // Bytes are widened and multiplied in pairs: exact, as pmaddubsw on them would not be.
+  using Int8Input = int16_t;
+  static constexpr int32_t kInt8Depth = 2, kInt8Vectors = 2, kInt8Offset = 0;
+  MF_INLINE Bytes load_int8(const int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  MF_INLINE Inputs set_int8(const Int8Input* p) {
+    int32_t both;
+    __builtin_memcpy(&both, p, 4);
+    return _mm256_set1_epi32(both);
+  }
+  MF_INLINE F dot_int8(F sum, Bytes w, Inputs x) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_madd_epi16(w, x)));
+  }
+  MF_INLINE F from_int32(F sum, const int32_t* correction) {
+    const __m256i less = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(correction));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_castps_si256(sum), less));
+  }
+  MF_INLINE void store_int8(Int8Input* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_int(a));
+  }
+
   MF_INLINE Codes load_codes(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
@@ -110,6 +141,12 @@ struct Simd {
   }
 
   MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+  // Rounded to int16.
+  MF_INLINE __m128i narrow_int(F a) {
+    const __m256i whole = _mm256_cvtps_epi32(a);
+    return _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  }
 
  private:
   template <int32_t kBits>

@@ -1,5 +1,6 @@
-// SIMD policies of AVX-512 (F, BW, VL, DQ) and of AVX512-BF16: sixteen float lanes. Included by
-// isa/avx512.cpp and isa/avx512bf16.cpp. What each operation means is told in isa/simd_emulated.h.
+// SIMD policies of AVX-512 (F, BW, VL, DQ), with VNNI or without: sixteen float lanes. Included by
+// isa/avx512.cpp, isa/avx512vnni.cpp and isa/avx512bf16.cpp. What each operation means is told in
+// isa/simd_emulated.h.
 #pragma once
 
 #include <immintrin.h>
@@ -22,6 +23,8 @@ struct Lanes {
   using Mask = __mmask16;
   using Codes = __m512i;
   using Index = __m512i;
+  using Bytes = __m512i;
+  using Inputs = __m512i;
 
   MF_INLINE F zero() { return _mm512_setzero_ps(); }
   MF_INLINE F set(float x) { return _mm512_set1_ps(x); }
@@ -85,6 +88,37 @@ struct Lanes {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
   }
 
+  template <int32_t kDistance>
+  MF_INLINE F swap(F a) {
+    if constexpr (kDistance == 1) return _mm512_permute_ps(a, 0xb1);
+    if constexpr (kDistance == 2) return _mm512_permute_ps(a, 0x4e);
+    if constexpr (kDistance == 4) return _mm512_shuffle_f32x4(a, a, 0xb1);
+    return _mm512_shuffle_f32x4(a, a, 0x4e);
+  }
+
+  // Without VNNI: bytes are widened and multiplied in pairs.
+  using Int8Input = int16_t;
+  static constexpr int32_t kInt8Depth = 2, kInt8Vectors = 2, kInt8Offset = 0;
+  MF_INLINE Bytes load_int8(const int8_t* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  MF_INLINE Inputs set_int8(const Int8Input* p) {
+    int32_t both;
+    __builtin_memcpy(&both, p, 4);
+    return _mm512_set1_epi32(both);
+  }
+  MF_INLINE F dot_int8(F sum, Bytes w, Inputs x) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), _mm512_madd_epi16(w, x)));
+  }
+  MF_INLINE F from_int32(F sum, const int32_t* correction) {
+    return _mm512_cvtepi32_ps(
+        _mm512_sub_epi32(_mm512_castps_si512(sum), _mm512_loadu_si512(correction)));
+  }
+  MF_INLINE void store_int8(Int8Input* p, F a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+  }
+
   MF_INLINE Codes load_codes(const uint32_t* p) { return _mm512_loadu_si512(p); }
   // A permutation takes the low four bits of each code word as the place in a table: two values.
   MF_INLINE F ternary(Codes c) {
@@ -121,6 +155,32 @@ struct Lanes {
   }
 
   MF_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+};
+
+// A tier whose machines have AVX512-VNNI: bytes are multiplied four at a time.
+template <class Base>
+struct Vnni : Base {
+  using typename Base::Bytes;
+  using typename Base::F;
+  using typename Base::Inputs;
+
+  using Int8Input = uint8_t;
+  static constexpr int32_t kInt8Depth = 4, kInt8Vectors = 4, kInt8Offset = 128;
+  MF_INLINE Bytes load_int8(const int8_t* p) { return _mm512_loadu_si512(p); }
+  MF_INLINE Inputs set_int8(const Int8Input* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  // GCC 12 copies the sums of its own intrinsic to and fro, which halves the speed.
+  MF_INLINE F dot_int8(F sum, Bytes w, Inputs x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+  }
+  MF_INLINE void store_int8(Int8Input* p, F a) {
+    const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+  }
 };
 
 }  // namespace manyfold::avx512

@@ -1,5 +1,5 @@
-// SIMD policy of AVX512-BF16: the lanes of AVX-512 and the dot product of bf16 pairs. Included by
-// isa/avx512bf16.cpp alone.
+// SIMD policy of AVX512-BF16: the lanes of AVX-512, VNNI, and the dot product of bf16 pairs.
+// Included by isa/avx512bf16.cpp alone.
 #pragma once
 
 #include "simd_avx512.h"
@@ -8,7 +8,7 @@ namespace manyfold::avx512bf16 {
 
 struct Tier;
 
-struct Simd : avx512::Lanes<Tier> {
+struct Simd : avx512::Vnni<avx512::Lanes<Tier>> {
   static constexpr bool kDotBf16 = true;
   static constexpr const char* kName = "avx512bf16";
 

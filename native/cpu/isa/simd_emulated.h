@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "../kernels/inline.h"
 
@@ -39,6 +40,9 @@ struct Simd {
     uint32_t word[kLanes];
   };
   using Index = Codes;
+  struct Bytes {
+    int8_t value[4 * kLanes];
+  };
 
   MF_CALL F zero() { return set(0.0f); }
   MF_CALL F set(float x) {
@@ -195,6 +199,62 @@ struct Simd {
     F out;
     for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = p[i];
     return out;
+  }
+
+  // Lanes whose numbers differ in the bit kDistance change places.
+  template <int32_t kDistance>
+  MF_CALL F swap(const F& a) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i ^ kDistance];
+    return out;
+  }
+
+  // Products of int8 weights, kInt8Depth of them summed in int32 in the bits of a lane; inputs have
+  // kInt8Offset added.
+  using Int8Input = std::conditional_t<kWithDot, uint8_t, int16_t>;
+  static constexpr int32_t kInt8Depth = kWithDot ? 4 : 2, kInt8Vectors = kWithDot ? 4 : 2;
+  static constexpr int32_t kInt8Offset = kWithDot ? 128 : 0;
+
+  struct Inputs {
+    Int8Input value[kInt8Depth];
+  };
+  MF_CALL Bytes load_int8(const int8_t* p) {
+    Bytes out;
+    std::memcpy(out.value, p, kInt8Depth * kLanes);
+    return out;
+  }
+  MF_CALL Inputs set_int8(const Int8Input* p) {
+    Inputs out;
+    std::memcpy(out.value, p, sizeof(out.value));
+    return out;
+  }
+  MF_CALL F dot_int8(const F& sum, const Bytes& w, const Inputs& x) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) {
+      int32_t total;
+      std::memcpy(&total, &sum.lane[i], 4);
+      for (int32_t n = 0; n < kInt8Depth; ++n) total += w.value[i * kInt8Depth + n] * x.value[n];
+      std::memcpy(&out.lane[i], &total, 4);
+    }
+    return out;
+  }
+  // int32 sums less their corrections, as floats.
+  MF_CALL F from_int32(const F& sum, const int32_t* correction) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) {
+      int32_t total;
+      std::memcpy(&total, &sum.lane[i], 4);
+      out.lane[i] = static_cast<float>(total - correction[i]);
+    }
+    return out;
+  }
+  // Rounded to nearest even; anything for what is not finite.
+  MF_CALL void store_int8(Int8Input* p, const F& a) {
+    for (int32_t i = 0; i < kLanes; ++i) {
+      const bool finite = a.lane[i] - a.lane[i] == 0.0f;
+      const auto rounded = finite ? static_cast<int32_t>(std::lrintf(a.lane[i])) : 0;
+      p[i] = static_cast<Int8Input>(rounded + kInt8Offset);
+    }
   }
 
   // Words of ternary values, two bits each from the lowest on: 0, 1, or 2 for -1.

@@ -7,10 +7,13 @@
 
 namespace manyfold {
 
-const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
-const Kernels& avx512bf16_kernels();
-const Kernels& emulated_kernels();
-const Kernels& emulated_bf16_kernels();
+const Kernels& avx2_kernels() noexcept;
+const Kernels& avxvnni_kernels() noexcept;
+const Kernels& avx512_kernels() noexcept;
+const Kernels& avx512vnni_kernels() noexcept;
+const Kernels& avx512bf16_kernels() noexcept;
+const Kernels& amx_kernels() noexcept;
+const Kernels& emulated_kernels() noexcept;
+const Kernels& emulated_bf16_kernels() noexcept;
 
 }  // namespace manyfold

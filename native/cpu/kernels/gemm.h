@@ -49,19 +49,12 @@ void gemm_block(const GemmArgs& a) {
   });
 }
 
-// Inputs of a block of rows: they stay in the second-level cache while the panels of a chunk pass
-// by.
-inline constexpr int64_t kBlockBytes = 128 * 1024;
-inline constexpr int32_t kLeastBlockRows = 4 * kMaxTileRows;
-
 // Rows in blocks of nearly equal size. Panels come from memory for the first block and from the
 // cache for the others.
 template <class S, class P>
 void gemm(const GemmArgs& a) {
   using Input = typename P::Input;
-  const int64_t fit = kBlockBytes / (a.cols * int64_t{sizeof(Input)});
-  const int64_t most = fit < kLeastBlockRows ? kLeastBlockRows : fit;
-  const auto blocks = static_cast<int32_t>((a.rows + most - 1) / most);
+  const int32_t blocks = row_blocks(a.rows, a.cols * int64_t{sizeof(Input)});
   int32_t row = 0;
   for (int32_t i = 0; i < blocks; ++i) {
     const auto next = static_cast<int32_t>(int64_t{a.rows} * (i + 1) / blocks);

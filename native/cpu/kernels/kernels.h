@@ -47,6 +47,37 @@ struct GemmArgs {
   TileCounts* counts = nullptr;
 };
 
+// y[m, n] = float(Σ_k W[n, k] · x[m, k]) · (x_scale[m] · scale of n) of int8 values, for the
+// outputs of panels panel0 .. panel1 - 1, all rows. x is written by Int8Kernels::quantize.
+struct Int8Args {
+  const std::byte* weights = nullptr;
+  int32_t cols = 0;
+  int32_t panel0 = 0, panel1 = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;  // elements
+  const float* x_scale = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int32_t rows = 0;
+  TileCounts* counts = nullptr;
+};
+
+// Products with int8 base weights; what the numbers mean is told in int8_rows.h.
+struct Int8Kernels {
+  int32_t panel_rows;
+  int32_t input_bytes;  // of one input as gemm reads it: 1 or 2
+  size_t (*panel_bytes)(int32_t cols);
+  // Packs `count` rows of [count, cols] and their scales as one panel.
+  void (*pack)(const int8_t* rows, const float* scales, int32_t count, int32_t cols,
+               std::byte* panel);
+  // Row `row` of a panel; returns its scale.
+  float (*unpack_row)(const std::byte* panel, int32_t row, int32_t cols, int8_t* out);
+  // A row of inputs in the form that gemm reads; returns its scale. rotated: [cols, padded] for the
+  // kernel's own use.
+  float (*quantize)(const float* x, int32_t cols, float* rotated, void* out);
+  void (*gemm)(const Int8Args& args);
+};
+
 // How an adapter's factor is stored: plain values, signed bytes, or two-bit codes of -1, 0 and 1.
 // Scales of the last two belong into ReduceArgs::factor and SpreadArgs::out_diag.
 class FactorType {
@@ -185,6 +216,7 @@ struct Kernels {
   // x [n] rounded to bf16, n a multiple of lanes.
   void (*round_inputs)(const float* x, int64_t n, uint16_t* out);
   void (*gemm)(const GemmArgs& args);
+  Int8Kernels int8;
 
   // Adapters' factors. What is packed are values that the type holds exactly.
   int32_t (*spread_rows)();

@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "blocks.h"
 #include "gemm.h"
+#include "int8.h"
 #include "lowrank.h"
 #include "rows.h"
 #include "sparse.h"
@@ -162,6 +163,7 @@ constexpr Kernels make_kernels() {
       .unpack_row = T::unpack,
       .round_inputs = round_inputs<S>,
       .gemm = T::multiply,
+      .int8 = make_int8_kernels<S>(),
       .spread_rows = T::spread_rows,
       .spread_bytes = T::spread_bytes,
       .pack_spread = T::pack_spread,

@@ -177,6 +177,18 @@ MF_FLATTEN int32_t largest_tile(int32_t rows) {
   return tiles == 0 ? 1 : (rows + tiles - 1) / tiles;
 }
 
+// Inputs of a block of rows: they stay in the second-level cache while the panels of a chunk pass
+// by.
+inline constexpr int64_t kBlockBytes = 128 * 1024;
+inline constexpr int32_t kLeastBlockRows = 4 * kMaxTileRows;
+
+// Blocks to cut rows of row_bytes bytes into.
+MF_FLATTEN int32_t row_blocks(int32_t rows, int64_t row_bytes) {
+  const int64_t fit = kBlockBytes / row_bytes;
+  const int64_t most = fit < kLeastBlockRows ? kLeastBlockRows : fit;
+  return static_cast<int32_t>((rows + most - 1) / most);
+}
+
 // Calls group(Count<panels>, first panel) for panel0 .. panel1 - 1, at most `most` (1 to 4) at
 // once.
 template <class Group>

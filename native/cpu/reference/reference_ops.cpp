@@ -8,6 +8,7 @@
 
 #include "../../core/error.h"
 #include "../../core/rope.h"
+#include "../int8_rows.h"
 
 namespace manyfold {
 
@@ -182,17 +183,41 @@ void ReferenceOps::base_products(const LinearCall& call, WeightShape shape) {
     }
     if (terms->pre) terms->pre->replace(u, scratch(terms->pre->scratch_floats()));
   }
-  const float* w = weights_.matrix(call.site);
-  for (int32_t o = 0; o < shape.rows; ++o) {
-    for (size_t i = 0; i < call.plan_rows.size(); ++i) {
-      call.out[i * static_cast<size_t>(shape.rows) + static_cast<size_t>(o)] =
-          dot_row(w + static_cast<size_t>(o) * cols, inputs_.data() + i * cols, shape.cols);
+  const Int8Matrix* int8 = weights_.int8_matrix(call.site);
+  if (int8 != nullptr) {
+    int8_products(*int8, static_cast<int32_t>(call.plan_rows.size()), shape, call.out);
+  } else {
+    const float* w = weights_.matrix(call.site);
+    for (int32_t o = 0; o < shape.rows; ++o) {
+      for (size_t i = 0; i < call.plan_rows.size(); ++i) {
+        call.out[i * static_cast<size_t>(shape.rows) + static_cast<size_t>(o)] =
+            dot_row(w + static_cast<size_t>(o) * cols, inputs_.data() + i * cols, shape.cols);
+      }
     }
   }
   ++counters_.base_linear_reads;
   counters_.base_bytes_read +=
       static_cast<int64_t>(shape.rows) * shape.cols * static_cast<int64_t>(sizeof(float));
   ++(call.plan_rows.size() == 1 ? counters_.single_row_tiles : counters_.multi_row_tiles);
+}
+
+// out = W u for `rows` rows of inputs_, W and u in int8.
+void ReferenceOps::int8_products(const Int8Matrix& matrix, int32_t rows, WeightShape shape,
+                                 float* out) {
+  const auto cols = static_cast<size_t>(shape.cols);
+  std::vector<int8_t> x(cols);
+  for (int32_t i = 0; i < rows; ++i) {
+    float* u = scratch(shape.cols);
+    std::copy_n(inputs_.data() + static_cast<size_t>(i) * cols, cols, u);
+    const float scale = quantize_input(u, shape.cols, x.data());
+    for (int32_t o = 0; o < shape.rows; ++o) {
+      const int8_t* w = matrix.values.data() + static_cast<size_t>(o) * cols;
+      int32_t sum = 0;
+      for (size_t k = 0; k < cols; ++k) sum += w[k] * x[k];
+      out[int64_t{i} * shape.rows + o] =
+          static_cast<float>(sum) * (scale * matrix.scales[static_cast<size_t>(o)]);
+    }
+  }
 }
 
 void ReferenceOps::apply_linear(const LinearCall& call) {
@@ -388,7 +413,8 @@ void ReferenceOps::add(SiteRef residual_site) {
     const SiteTerms* terms = terms_at(r, residual_site);
     if (terms != nullptr) {
       for (const BottleneckValues& term : terms->bottlenecks) {
-        bottleneck_row(term.view(), row(Buffer::kNormed, r), scratch(term.scratch_floats()), t);
+        bottleneck_row(term.view(), row(Buffer::kNormed, r), row(Buffer::kResidual, r),
+                       scratch(term.scratch_floats()), t);
       }
     }
     add_row(t, model_.hidden, row(Buffer::kResidual, r));

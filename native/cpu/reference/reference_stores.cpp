@@ -6,6 +6,7 @@
 
 #include "../../core/check_terms.h"
 #include "../../core/error.h"
+#include "../int8_rows.h"
 
 namespace manyfold {
 
@@ -17,11 +18,13 @@ void round_to_bf16(std::vector<float>& values) {
 
 }  // namespace
 
-ReferenceWeights::ReferenceWeights(const ModelConfig& model, Dtype dtype)
+ReferenceWeights::ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format)
     : model_(model),
       dtype_(dtype),
+      format_(format),
       weights_((model.layers.size() + 1) * kSiteCount),
-      biases_((model.layers.size() + 1) * kSiteCount) {}
+      biases_(weights_.size()),
+      int8_(weights_.size()) {}
 
 void ReferenceWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
                                   const RowReader& read) {
@@ -30,16 +33,38 @@ void ReferenceWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, i
   MF_CHECK(values.empty(), site_label(site) + ": its weight was given twice");
   values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
   read(0, rows, values.data());
-  if (dtype_ == Dtype::kBf16 && part == WeightPart::kWeight && !is_norm_site(site.site))
-    round_to_bf16(values);
+  if (part == WeightPart::kWeight && !is_norm_site(site.site)) {
+    if (format_ == WeightFormat::kInt8) {
+      quantize(int8_[static_cast<size_t>(site_index(site))], values, rows, cols);
+    } else if (dtype_ == Dtype::kBf16) {
+      round_to_bf16(values);
+    }
+  }
   bytes_ += values.size() * sizeof(float);
 }
 
+// values become those that the matrix stands for.
+void ReferenceWeights::quantize(Int8Matrix& matrix, std::vector<float>& values, int32_t rows,
+                                int32_t cols) {
+  matrix.values.resize(values.size());
+  for (int32_t row = 0; row < rows; ++row) {
+    float* from = values.data() + int64_t{row} * cols;
+    int8_t* to = matrix.values.data() + int64_t{row} * cols;
+    matrix.scales.push_back(quantize_weight(from, cols, to));
+    dequantize_weight(to, matrix.scales.back(), cols, from);
+  }
+  bytes_ += matrix.values.size() + matrix.scales.size() * sizeof(float);
+}
+
+size_t ReferenceWeights::weight_index(SiteRef site) const {
+  if (site.site == Site::kHead && model_.tied_head) site.site = Site::kEmbedding;
+  return static_cast<size_t>(site_index(site));
+}
+
 const std::vector<float>* ReferenceWeights::find(SiteRef site, WeightPart part) const {
-  if (part == WeightPart::kWeight && site.site == Site::kHead && model_.tied_head)
-    site.site = Site::kEmbedding;
-  const std::vector<float>& values =
-      (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
+  const std::vector<float>& values = part == WeightPart::kBias
+                                         ? biases_[static_cast<size_t>(site_index(site))]
+                                         : weights_[weight_index(site)];
   return values.empty() ? nullptr : &values;
 }
 
@@ -67,6 +92,10 @@ const float* ReferenceWeights::matrix(SiteRef site) const {
   const std::vector<float>* values = find(site, WeightPart::kWeight);
   MF_ASSERT(values != nullptr);
   return values->data();
+}
+
+const Int8Matrix* ReferenceWeights::int8_matrix(SiteRef site) const {
+  return format_ == WeightFormat::kInt8 ? &int8_[weight_index(site)] : nullptr;
 }
 
 const float* ReferenceWeights::bias(SiteRef site) const {

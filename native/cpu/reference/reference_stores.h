@@ -11,11 +11,17 @@
 
 namespace manyfold {
 
-// Matrices are rounded to bf16 when dtype says so (the values the fast backend multiplies with);
-// norm weights and biases stay float32, as everywhere.
+// An int8 matrix: row o is values[o] with scales[o] (int8_rows.h).
+struct Int8Matrix {
+  std::vector<int8_t> values;  // [rows, cols]
+  std::vector<float> scales;   // [rows]
+};
+
+// Matrices are rounded to int8 or bf16 when format and dtype say so (the values the fast backend
+// multiplies with); norm weights and biases stay float32, as everywhere.
 class ReferenceWeights final : public WeightStore {
  public:
-  ReferenceWeights(const ModelConfig& model, Dtype dtype);
+  ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format);
   void add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
                   const RowReader& read) override;
   void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
@@ -25,15 +31,21 @@ class ReferenceWeights final : public WeightStore {
 
   // [rows, cols]; a tied head is the embedding. The site must have been added.
   const float* matrix(SiteRef site) const;
+  // The same matrix in int8, or null where the format is plain.
+  const Int8Matrix* int8_matrix(SiteRef site) const;
   // [out], or null when the linear has none.
   const float* bias(SiteRef site) const;
 
  private:
   const std::vector<float>* find(SiteRef site, WeightPart part) const;
+  size_t weight_index(SiteRef site) const;
+  void quantize(Int8Matrix& matrix, std::vector<float>& values, int32_t rows, int32_t cols);
 
   const ModelConfig& model_;
   Dtype dtype_;
+  WeightFormat format_;
   std::vector<std::vector<float>> weights_, biases_;  // by site_index
+  std::vector<Int8Matrix> int8_;
   size_t bytes_ = 0;
 };
 
