@@ -4,17 +4,12 @@
  */
 import { z } from 'zod';
 
-export interface FieldMeta {
-  /** Completes "expected …". */
-  readonly expects: string;
-  /** YAML that would be accepted, behind the key. */
-  readonly example: string;
-}
-
 declare module 'zod' {
   // zod's registry of metadata is extended in this way by its own documentation.
   interface GlobalMeta {
+    /** Completes "expected …". */
     expects?: string;
+    /** YAML that would be accepted, behind the key. */
     example?: string;
   }
 }

@@ -1,8 +1,6 @@
 /** Bits in bytes, the least significant bit first. The stream of a packed ComPEFT adapter; called by rice.ts. */
 
 const FIRST_BYTES = 1 << 12;
-/** Of one {@link BitWriter.write} and {@link BitReader.read}. */
-export const MAX_WRITE_BITS = 31;
 
 export class BitWriter {
   #bytes = new Uint8Array(FIRST_BYTES);
