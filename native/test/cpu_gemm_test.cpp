@@ -109,7 +109,7 @@ void check_product(const Kernels& k, Dtype dtype, int32_t rows, int32_t n, int32
 TEST(gemm_equals_float64_whatever_the_tile) {
   constexpr int32_t kShapes[][2] = {{576, 64}, {192, 65}, {1, 17},   {17, 1},  {63, 576},
                                     {65, 63},  {33, 8},   {100, 40}, {48, 33}, {130, 1536}};
-  for (const Kernels* k : test::all_kernels()) {
+  for (const Kernels* k : test::float_kernels()) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       for (const auto& [n, cols] : kShapes) {
         for (const int32_t rows : {1, 2, 3, 4, 5, 6, 7, 16, 23, 33, 64}) {
@@ -123,7 +123,7 @@ TEST(gemm_equals_float64_whatever_the_tile) {
 }
 
 TEST(gemm_is_exact_on_integers) {
-  for (const Kernels* k : test::all_kernels()) {
+  for (const Kernels* k : test::float_kernels()) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       constexpr int32_t kRows = 8, kOut = 70, kCols = 45;
       Packed w(*k, dtype, kOut, kCols, test::random_integers(kOut * kCols, 1));
@@ -146,7 +146,7 @@ TEST(gemm_is_exact_on_integers) {
 }
 
 TEST(gemm_unpacks_what_it_packed) {
-  for (const Kernels* k : test::all_kernels()) {
+  for (const Kernels* k : test::float_kernels()) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       constexpr int32_t kOut = 75, kCols = 31;
       Packed w(*k, dtype, kOut, kCols, test::random_floats(kOut * kCols, 1));
@@ -167,7 +167,7 @@ TEST(gemm_rounds_inputs_to_nearest_even) {
   const float special[] = {0.0f, -0.0f,           1.00390625f, 1.01171875f, INFINITY, -INFINITY,
                            NAN,  1.17549435e-38f, 1e-40f,      3.4e38f,     -2.5f,    65280.5f};
   std::copy(std::begin(special), std::end(special), x.begin());
-  for (const Kernels* k : test::all_kernels()) {
+  for (const Kernels* k : test::float_kernels()) {
     std::vector<uint16_t> halves(64);
     k->round_inputs(x.data(), 64, halves.data());
     bool equal = true;
@@ -298,7 +298,7 @@ void check_adapter(const Kernels& k, Dtype dtype, int32_t rank, int32_t count, i
 }
 
 TEST(lowrank_equals_float64_for_every_rank) {
-  for (const Kernels* k : test::all_kernels()) {
+  for (const Kernels* k : test::float_kernels()) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
       for (const int32_t rank : {1, 2, 3, 8, 16, 17, 48, 64, 128}) {
         for (const int32_t count : {1, 2, 5, 7, 16, 33}) {

@@ -1,7 +1,10 @@
 // What the tests of single kernels share: random arrays, padded rows, and the tiers to run.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -19,6 +22,29 @@ inline std::vector<const Kernels*> all_kernels() {
     if (isa != "scalar") all.push_back(&kernels_for(isa));
   }
   return all;
+}
+
+// Whether two tiers are one but for their quantised base weights: between panel_rows and int8, and
+// from spread_rows to the end, a table is nothing but functions.
+inline bool same_float_kernels(const Kernels& a, const Kernels& b) {
+  const auto equal = [&](size_t from, size_t to) {
+    return std::memcmp(reinterpret_cast<const std::byte*>(&a) + from,
+                       reinterpret_cast<const std::byte*>(&b) + from, to - from) == 0;
+  };
+  return a.lanes == b.lanes && a.rounds_inputs == b.rounds_inputs &&
+         equal(offsetof(Kernels, panel_rows), offsetof(Kernels, int8)) &&
+         equal(offsetof(Kernels, spread_rows), sizeof(Kernels));
+}
+
+// Of all_kernels(), each set of float kernels once. A tier that takes its float kernels from
+// another one (avx512vnni, avxvnni) is left out only while its functions are the same ones.
+inline std::vector<const Kernels*> float_kernels() {
+  std::vector<const Kernels*> distinct;
+  for (const Kernels* k : all_kernels()) {
+    const auto same = [&](const Kernels* other) { return same_float_kernels(*k, *other); };
+    if (std::none_of(distinct.begin(), distinct.end(), same)) distinct.push_back(k);
+  }
+  return distinct;
 }
 
 inline std::vector<float> random_floats(size_t count, uint32_t seed, float spread = 1.0f) {
