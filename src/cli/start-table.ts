@@ -14,11 +14,20 @@ export function startTable(composition: Composition, server: RunningServer, seco
     '',
     ...lines,
     '',
-    `Manyfold is ready on ${server.url} after ${seconds.toFixed(1)} s. Try it:`,
+    `Manyfold is ready on ${usableUrl(server)}${listensEverywhere(server) ? ' (it listens on all interfaces)' : ''} after ${seconds.toFixed(1)} s. Try it:`,
     '',
     curl(composition, server),
     '',
   ].join('\n');
+}
+
+function listensEverywhere({ host }: RunningServer): boolean {
+  return host === '0.0.0.0' || host === '::';
+}
+
+/** An address to paste: those that mean all interfaces are no address of a server. */
+function usableUrl(server: RunningServer): string {
+  return listensEverywhere(server) ? `http://localhost:${server.port}` : server.url;
 }
 
 type Row = readonly [label: string, text: string];
@@ -73,5 +82,5 @@ function curl({ registry, service, config }: Composition, server: RunningServer)
     temperature: 0,
   };
   const key = config.server.apiKeys.length === 0 ? '' : ` -H "authorization: Bearer $API_KEY"`;
-  return `curl ${server.url}/v1/chat/completions -H 'content-type: application/json'${key} -d '${JSON.stringify(body)}'`;
+  return `curl ${usableUrl(server)}/v1/chat/completions -H 'content-type: application/json'${key} -d '${JSON.stringify(body)}'`;
 }

@@ -1,20 +1,27 @@
 /** How long a refused client should wait: the queue's length over the rate at which sequences have been finishing. */
 import { ManyfoldError } from '../core/errors.js';
-import type { EnginePort } from '../engine/port.js';
+import type { EngineInfo, EngineStats } from '../engine/port.js';
 import type { Entropy } from './ports.js';
 
 /** Assumed before the first sequence has finished. */
 const FIRST_GUESS_SECONDS = 2;
-/** Weight of the newest sequence in the running mean. */
+/** Weight of the newest sequence in the running means. */
 const NEWEST = 0.1;
 const LONGEST_SECONDS = 120;
 
+/** What the estimate asks of the engine. */
+export interface QueueSource {
+  readonly info: Pick<EngineInfo, 'maxNumSeqs' | 'maxQueue'>;
+  stats(): Pick<EngineStats, 'waiting'>;
+}
+
 export class QueueEstimate {
-  readonly #engine: EnginePort;
+  readonly #engine: QueueSource;
   readonly #entropy: Entropy;
   #meanSeconds = FIRST_GUESS_SECONDS;
+  #meanSquare = FIRST_GUESS_SECONDS ** 2;
 
-  constructor(engine: EnginePort, entropy: Entropy) {
+  constructor(engine: QueueSource, entropy: Entropy) {
     this.#engine = engine;
     this.#entropy = entropy;
   }
@@ -22,12 +29,21 @@ export class QueueEstimate {
   /** Seconds that a sequence took from submission to end. */
   record(seconds: number): void {
     this.#meanSeconds += NEWEST * (seconds - this.#meanSeconds);
+    this.#meanSquare += NEWEST * (seconds ** 2 - this.#meanSquare);
+  }
+
+  /**
+   * What the sequences that hold the places now take: each weighs as much as the time it holds one (E[t²] / E[t]), so that
+   * many tiny requests do not hide the long ones that keep the queue standing.
+   */
+  get #heldSeconds(): number {
+    return this.#meanSeconds > 0 ? this.#meanSquare / this.#meanSeconds : 0;
   }
 
   /** At least one; with up to a quarter of jitter, so that refused clients do not come back all at once. */
   retryAfterSeconds(): number {
     const waiting = this.#engine.stats().waiting + 1;
-    const seconds = (waiting * this.#meanSeconds) / Math.max(1, this.#engine.info.maxNumSeqs);
+    const seconds = (waiting * this.#heldSeconds) / Math.max(1, this.#engine.info.maxNumSeqs);
     return Math.min(LONGEST_SECONDS, Math.max(1, seconds * (1 + this.#entropy.jitter() / 4)));
   }
 
