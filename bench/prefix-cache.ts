@@ -37,13 +37,13 @@ async function firstToken(
   { engine }: Composition,
   promptIds: readonly number[],
 ): Promise<{ ms: number; cached: number }> {
-  const id = sequenceId(`prefix-${state.requests}-${promptIds.length}-${performance.now()}`);
+  const id = sequenceId(`prefix-${state.requests}-${promptIds.length}-${systemClock.nowMs()}`);
   const sampling = { ...GREEDY, maxTokens: 1 };
-  const startedMs = performance.now();
+  const startedMs = systemClock.nowMs();
   let ms = NaN;
   let cached = NaN;
   for await (const event of engine.submit({ id, promptIds, emittedIds: [], sampling })) {
-    if (event.type === 'token') ms = performance.now() - startedMs;
+    if (event.type === 'token') ms = systemClock.nowMs() - startedMs;
     if (event.type === 'done') cached = event.usage.cachedTokens;
     if (event.type === 'failed') throw new Error(event.error.message);
   }
@@ -70,13 +70,13 @@ const GREEDY = {
 function keysMs(tokens: number, { engine }: Composition): number {
   const { pageTokens, baseFingerprint, vocabSize } = engine.info;
   const ids = Int32Array.from(freshTokens(tokens, vocabSize));
-  const startedMs = performance.now();
+  const startedMs = systemClock.nowMs();
   let parent: string | undefined;
   for (let at = 0; at + pageTokens <= tokens; at += pageTokens) {
     const owner = { kind: 'base', fingerprint: baseFingerprint } as const;
     parent = pageKey({ parent, owner, salt: undefined, tokens: ids.subarray(at, at + pageTokens) });
   }
-  return performance.now() - startedMs;
+  return systemClock.nowMs() - startedMs;
 }
 
 function spread(figures: readonly number[]): string {

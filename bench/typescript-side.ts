@@ -101,11 +101,11 @@ function watchSteps({ native }: Composition): Pick<Measured, 'nativeMs' | 'gapMs
   const step = native.step.bind(native);
   let endedMs: number | undefined;
   native.step = async (plan) => {
-    const startedMs = performance.now();
+    const startedMs = systemClock.nowMs();
     // A longer pause is one between rounds, not between steps.
     if (endedMs !== undefined && startedMs - endedMs < 100) sums.gapMs += startedMs - endedMs;
     const result = await step(plan);
-    endedMs = performance.now();
+    endedMs = systemClock.nowMs();
     sums.nativeMs += endedMs - startedMs;
     return result;
   };
@@ -118,11 +118,11 @@ async function measureRounds(
   sums: Pick<Measured, 'nativeMs' | 'gapMs'>,
 ): Promise<Measured> {
   const before = composition.engine.stats();
-  const [nativeMs, gapMs, cpuMs, startedMs] = [sums.nativeMs, sums.gapMs, await mainThreadMs(), performance.now()];
+  const [nativeMs, gapMs, cpuMs, startedMs] = [sums.nativeMs, sums.gapMs, await mainThreadMs(), systemClock.nowMs()];
   // The wall time of steps is that of native code and gaps: starting the clients' process is no part of it.
   for (let round = 0; round < Number(values.rounds); round++) await runClients(url);
   const after = composition.engine.stats();
-  const elapsed = performance.now() - startedMs;
+  const elapsed = systemClock.nowMs() - startedMs;
   const measured = { nativeMs: sums.nativeMs - nativeMs, gapMs: sums.gapMs - gapMs };
   return {
     ...measured,
