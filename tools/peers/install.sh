@@ -88,6 +88,7 @@ openvino() {
     "$dir/export/bin/pip" freeze | grep '^torch==' >"$dir/export/constraints.txt"
     pip_in "$dir/export" -c "$dir/export/constraints.txt" "optimum-intel==$OPTIMUM_INTEL" "nncf==$NNCF" \
       "openvino-tokenizers==$OPENVINO"
+    "$dir/export/bin/pip" uninstall --quiet --yes torchvision # a build for GPUs, as vLLM's
     echo "$OPTIMUM_INTEL" >"$dir/export/stamp"
   fi
 }
