@@ -3,7 +3,8 @@
  * docs/benchmarks/cpu.md. The peers are installed by tools/peers/install.sh.
  *
  *   node dist/bench/peers.js [--passes 2] [--repeats 2] [--rows prefill,decode1,streams,lora,onelora]
- *     [--peers llama.cpp,vllm,openvino] [--weights bf16,int8,4-bit] [--shape smol|1b] [--dir .cache/peers] [--threads 2] [--write]
+ *     [--peers llama.cpp,vllm,openvino] [--weights bf16,int8,4-bit] [--shape smol|1b] [--streams N] [--dir .cache/peers]
+ *     [--threads 2] [--write]
  *
  * A pass starts every system once, one at a time, and every second pass goes the other way round. With --write the table
  * goes into the page, and every figure into docs/benchmarks/data; else only to stdout.
@@ -30,6 +31,8 @@ const { values } = parseArgs({
     peers: { type: 'string', default: PEERS.join(',') },
     weights: { type: 'string', default: Object.keys(OWN_DTYPE).join(',') },
     shape: { type: 'string', default: 'smol' },
+    /** Fewer than the goals ask for, to try whether everything works. */
+    streams: { type: 'string' },
     dir: { type: 'string', default: '.cache/peers' },
     threads: { type: 'string', default: '2' },
     write: { type: 'boolean', default: false },
@@ -111,7 +114,8 @@ async function write(shape: string, block: string, raw: object): Promise<void> {
 
 async function main(): Promise<void> {
   const shapeName = words('shape', values.shape, Object.keys(SHAPES))[0] as keyof typeof SHAPES;
-  const shape = SHAPES[shapeName];
+  const full = SHAPES[shapeName];
+  const shape = { ...full, streams: values.streams === undefined ? full.streams : count('streams', values.streams) };
   const selection = {
     groups: words('rows', values.rows, GROUPS),
     products: words('peers', values.peers, PEERS),

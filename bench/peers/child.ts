@@ -1,8 +1,7 @@
 /** A process under measurement: started, watched through /proc, ended by its id. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
-import { mkdirSync, openSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { processEnvironment } from '../../src/config/environment.js';
@@ -33,6 +32,7 @@ export class Child {
       env: { ...processEnvironment(), ...env },
       stdio: [pipe ? 'pipe' : 'ignore', pipe ? 'pipe' : out, out],
     });
+    closeSync(out);
     this.process.on('exit', (code) => (this.#exit = { code }));
     this.process.on('error', () => (this.#exit = { code: null }));
   }
@@ -57,6 +57,11 @@ export class Child {
       await sleep(20);
     }
     throw new Error(`not ready after ${limitMs} ms; see ${this.#log}`);
+  }
+
+  /** Resolves when it has ended, or after `limitMs`. */
+  async ended(limitMs: number): Promise<void> {
+    if (this.#exit === undefined) await Promise.race([once(this.process, 'exit'), sleep(limitMs)]);
   }
 
   async stop(): Promise<void> {

@@ -47,6 +47,7 @@ export interface SessionOptions {
 
 /** vLLM compiles on its first start. */
 const READY_MS = 400_000;
+const WARM_TOKENS = 8;
 
 export async function runSession({ system, loads }: SessionPlan, options: SessionOptions): Promise<SessionResult> {
   const { place, pass, repeats } = options;
@@ -60,7 +61,8 @@ export async function runSession({ system, loads }: SessionPlan, options: Sessio
     running = await start(system, options);
     for (const [index, load] of loads.entries()) {
       if (load.adapters !== 'none') await running.checkAdapter(load);
-      await running.run(load, 1000 * pass + 100 * index + 99);
+      const warmUp = { ...load, outputTokens: Math.min(load.outputTokens, WARM_TOKENS) };
+      await running.run(warmUp, 1000 * pass + 100 * index + 99);
       for (let repeat = 0; repeat < repeats; repeat++) {
         samples.push(await watched(running, load, 1000 * pass + 100 * index + repeat));
       }

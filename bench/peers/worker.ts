@@ -3,6 +3,9 @@ import { createInterface, type Interface } from 'node:readline';
 import { Child, type Command } from './child.js';
 import type { LoadTimes } from './load.js';
 
+/** How long a worker that has closed its output may take to end. */
+const ENDED_MS = 5000;
+
 /** What a worker reads. */
 export interface WorkerRequest {
   readonly prompts: readonly (readonly number[])[];
@@ -14,7 +17,7 @@ export interface WorkerRequest {
 export class Worker {
   readonly child: Child;
   readonly #lines: Interface;
-  readonly #answers: AsyncIterator<string>;
+  readonly #answers: AsyncIterator<string, undefined>;
 
   constructor(command: Command) {
     this.child = new Child(command, 'worker');
@@ -41,8 +44,9 @@ export class Worker {
 
   async #next(): Promise<unknown> {
     for (;;) {
-      const { done, value } = await this.#answers.next();
+      const { done, value }: IteratorResult<string, undefined> = await this.#answers.next();
       if (done === true) {
+        await this.child.ended(ENDED_MS);
         this.child.check();
         throw new Error('the worker closed its output');
       }

@@ -41,7 +41,8 @@ def save_folder(model, tokenizer, out: Path) -> None:
     """The tensors are written by hand: transformers refuses to save what it read from a GGUF file."""
     tokenizer.save_pretrained(out)
     config = model.config
-    config.__dict__.pop("quantization_config", None)
+    for key in ("quantization_config", "_model_name_or_path", "name_or_path"):
+        config.__dict__.pop(key, None)  # of the file that was read, not of the model
     config.tie_word_embeddings = True
     config.dtype = "bfloat16"
     config.architectures = ["LlamaForCausalLM"]
