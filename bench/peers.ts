@@ -2,7 +2,7 @@
  * Ours against llama.cpp, vLLM and OpenVINO, in alternation, with the goals that are asked for: the comparison part of
  * docs/benchmarks/cpu.md. The peers are installed by tools/peers/install.sh.
  *
- *   node dist/bench/peers.js [--passes 2] [--repeats 2] [--rows prefill,decode1,streams,lora,onelora]
+ *   node dist/bench/peers.js [--passes 2] [--repeats 2] [--rows start,prefill,decode1,streams,lora,onelora]
  *     [--peers llama.cpp,vllm,openvino] [--weights bf16,int8,4-bit] [--shape smol|1b] [--streams N] [--dir .cache/peers]
  *     [--threads 2] [--write]
  *
@@ -17,6 +17,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { systemClock } from '../src/core/clock.js';
 import { measureMachine } from './machine.js';
+import { measureDefaultStart, type DefaultStart } from './peers/default-start.js';
 import { allRows, chosenRows, GROUPS, sessionsOf, type Row, type SessionPlan } from './peers/rows.js';
 import { runSession, type SessionOptions, type SessionResult } from './peers/session.js';
 import { nameOf, OWN_DTYPE, SHAPES, type Place } from './peers/systems.js';
@@ -104,6 +105,14 @@ function commit(): string {
   return git('rev-parse', '--short', 'HEAD') + (isClean ? '' : ' with changes');
 }
 
+/** The first start of all reads files from the disk and is not counted. */
+async function measureStarts(place: Place, logs: string, passes: number): Promise<DefaultStart[]> {
+  const starts: DefaultStart[] = [];
+  for (let i = 0; i <= passes; i++) starts.push(await measureDefaultStart(place, logs));
+  say(`default model: ready after ${starts.map(({ seconds }) => seconds.toFixed(2)).join(', ')} s`);
+  return starts.slice(1);
+}
+
 async function write(shape: string, block: string, raw: object): Promise<void> {
   const name = `peers-${shape}`;
   const page = 'docs/benchmarks/cpu.md';
@@ -132,15 +141,17 @@ async function main(): Promise<void> {
   const from = systemClock.nowMs();
   const machine = await measureMachine();
   say(`peak ${machine.gflops} GFLOP/s, int8 ${machine.int8Gops} GOP/s, read ${machine.gbPerSecond} GB/s`);
-  const results = await runPasses(rows, passes, { place, logs: path.join(peers, 'logs'), repeats });
+  const logs = path.join(peers, 'logs');
+  const starts = selection.groups.includes('start') ? await measureStarts(place, logs, passes) : [];
+  const results = await runPasses(rows, passes, { place, logs, repeats });
   const cpu = cpus()[0]?.model.trim() ?? 'unknown';
   const facts: RunFacts = {
     ...{ model: shape.title, cpu, commit: commit(), threads, passes, repeats, machine },
     versions: versionsOf(peers),
   };
-  const block = markdown(rows, results, facts);
+  const block = markdown(rows, results, starts, facts);
   process.stdout.write(`${block}\n`);
-  if (values.write) await write(shapeName, block, { facts, results });
+  if (values.write) await write(shapeName, block, { facts, starts, results });
   say(`${((systemClock.nowMs() - from) / 60_000).toFixed(1)} minutes`);
 }
 

@@ -5,8 +5,10 @@ import { nearestRank, promptsOf, sampleOf, type Load, type LoadTimes } from './l
 import { bodyOf } from './http-load.js';
 import { allRows, chosenRows, GROUPS, loadKey, sessionsOf, type Row } from './rows.js';
 import type { SessionResult } from './session.js';
+import { parseStartTable, startText } from './default-start.js';
+import { median } from './median.js';
 import { nameOf, SHAPES, startOf, type Place } from './systems.js';
-import { insertBlock, judge, markdown, median, spread } from './table.js';
+import { insertBlock, judge, markdown, spread } from './table.js';
 
 const PLACE: Place = { peers: '/p', repository: '/r', node: 'node', shape: SHAPES.smol, threads: 2 };
 const BURST: Load = { streams: 2, promptTokens: 4, outputTokens: 3, adapters: 'none' };
@@ -143,7 +145,7 @@ test('the table has figures, ratio and verdict, and says of a peer without figur
     ...{ model: 'M', cpu: 'C', commit: 'abc', threads: 2, passes: 1, repeats: 2, versions: { vllm: 'not installed' } },
     machine: { threads: 2, gflops: 100, int8Gops: 200, gbPerSecond: 30 },
   };
-  const text = markdown(rows, results, facts);
+  const text = markdown(rows, results, [], facts);
   assert.match(text, /310 \[300\.\.320\] \| openvino bf16 in process \| 150 \[100\.\.200\] \| 2\.07 \| ≥ 1 \| yes \|/);
   assert.match(text, /not run \| vllm bf16 HTTP \| not installed: vllm\/stamp \| – \| ≥ 1 \| – \|/);
   assert.match(text, /\| openvino bf16 in process \| 1\.5 \[1\.5\.\.1\.5\] \| 700 \[700\.\.700\] \| 0\.01 \|/);
@@ -155,4 +157,21 @@ test('the block goes between its marks and nowhere else', () => {
   assert.equal(once, 'a\n<!-- peers-smol: written by x -->\n\nnew\n\n<!-- /peers-smol -->\nz\n');
   assert.equal(insertBlock(once, 'peers-smol', 'new'), once);
   assert.throws(() => insertBlock(page, 'peers-1b', 'new'), /expected <!-- peers-1b/);
+});
+
+test('weights and KV pool are read from what the server prints, and held against the goals', () => {
+  const printed = [
+    '  model     base',
+    '  weights   bf16 (file: q4_1), 257 MiB; --dtype int8 takes half of that and decodes faster',
+    '  KV pool   46592 tokens, 1.00 GiB',
+  ].join('\n');
+  assert.deepEqual(parseStartTable(printed), { weightsMiB: 257, kvMiB: 1024 });
+  assert.throws(() => parseStartTable('  weights   bf16'), /no size of 'weights'/);
+  const start = { seconds: 1.5, rssMiB: 700, weightsMiB: 257, kvMiB: 1024 };
+  assert.match(
+    startText([start]).join(''),
+    /1\.50 s \(goal ≤ 2 s: met\); RSS after one answer 700 MiB.*beside the weights: 443 MiB/,
+  );
+  assert.match(startText([{ ...start, seconds: 2.1 }]).join(''), /2\.10 s \(goal ≤ 2 s: not met\)/);
+  assert.deepEqual(startText([]), []);
 });

@@ -132,7 +132,8 @@ function oneLoraRows(): Row[] {
   ]);
 }
 
-export const GROUPS = ['prefill', 'decode1', 'streams', 'lora', 'onelora'] as const;
+/** `start` has no row: it is the default model's own start. */
+export const GROUPS = ['start', 'prefill', 'decode1', 'streams', 'lora', 'onelora'] as const;
 
 export function allRows(streams: number): Row[] {
   return [...singleRows(), ...streamRows(streams), ...loraRows(streams), ...oneLoraRows()];

@@ -4,6 +4,8 @@ import { loadKey, type Measure, type Row } from './rows.js';
 import type { SessionResult, TakenSample } from './session.js';
 import { nameOf, type SystemId } from './systems.js';
 import type { Load } from './load.js';
+import { startText, type DefaultStart } from './default-start.js';
+import { median } from './median.js';
 
 /** What was run on what; stands in the page and beside the raw figures. */
 export interface RunFacts {
@@ -16,13 +18,6 @@ export interface RunFacts {
   readonly machine: MachineBound;
   /** Product → version; those that are not installed have none. */
   readonly versions: Readonly<Record<string, string>>;
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length / 2;
-  if (Number.isInteger(half)) return ((sorted[half - 1] ?? NaN) + (sorted[half] ?? NaN)) / 2;
-  return sorted[Math.floor(half)] ?? NaN;
 }
 
 /** `median [min..max]`, without decimals from 100 on. */
@@ -85,7 +80,12 @@ function systemText(name: string, results: readonly SessionResult[]): string {
   return `| ${name} | ${show(starts)} | ${show(memory)} | ${starts.length > 0 ? Math.max(...foreign).toFixed(2) : '–'} |`;
 }
 
-export function markdown(rows: readonly Row[], results: readonly SessionResult[], facts: RunFacts): string {
+export function markdown(
+  rows: readonly Row[],
+  results: readonly SessionResult[],
+  starts: readonly DefaultStart[],
+  facts: RunFacts,
+): string {
   const { machine } = facts;
   const names = [...new Set(results.filter(({ samples }) => samples.length > 0).map(({ system }) => system))];
   const versions = Object.entries(facts.versions).map(([product, version]) => `${product} ${version}`);
@@ -101,6 +101,7 @@ export function markdown(rows: readonly Row[], results: readonly SessionResult[]
     '| system | start-up, s | RSS after the loads, MiB | cores taken by others, highest |',
     '|---|---|---|---|',
     ...names.map((name) => systemText(name, results)),
+    ...startText(starts),
   ].join('\n');
 }
 
