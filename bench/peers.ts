@@ -17,6 +17,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { systemClock } from '../src/core/clock.js';
 import { measureMachine } from './machine.js';
+import { stopAll } from './peers/child.js';
 import { measureDefaultStart, type DefaultStart } from './peers/default-start.js';
 import { allRows, chosenRows, GROUPS, sessionsOf, type Row, type SessionPlan } from './peers/rows.js';
 import { runSession, type SessionOptions, type SessionResult } from './peers/session.js';
@@ -155,4 +156,10 @@ async function main(): Promise<void> {
   say(`${((systemClock.nowMs() - from) / 60_000).toFixed(1)} minutes`);
 }
 
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => void stopAll().finally(() => process.exit(code)));
+}
 await main();

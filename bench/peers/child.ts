@@ -16,6 +16,12 @@ export interface Command {
 }
 
 const STOP_MS = 20_000;
+const running = new Set<Child>();
+
+/** When the bench itself is ended: no server may outlive it. */
+export async function stopAll(): Promise<void> {
+  await Promise.all([...running].map((child) => child.stop()));
+}
 
 export class Child {
   readonly process: ChildProcess;
@@ -33,8 +39,13 @@ export class Child {
       stdio: [pipe ? 'pipe' : 'ignore', pipe ? 'pipe' : out, out],
     });
     closeSync(out);
-    this.process.on('exit', (code) => (this.#exit = { code }));
-    this.process.on('error', () => (this.#exit = { code: null }));
+    running.add(this);
+    const end = (code: number | null): void => {
+      this.#exit = { code };
+      running.delete(this);
+    };
+    this.process.on('exit', end);
+    this.process.on('error', () => end(null));
   }
 
   /** Throws with the end of its log when it is no longer there. */
