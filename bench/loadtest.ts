@@ -125,6 +125,12 @@ const ownE2e = matched.map(
   ({ record }, index) => (record.endAtMs ?? NaN) - (record.sentAtMs ?? NaN) - (mockE2e[index] ?? NaN),
 );
 
+const uplink = matched.map(
+  ({ record, entry }) => entry.receivedAt - ((record.sentAtMs ?? NaN) + begin + offset - quickest),
+);
+const downlink = matched.map(
+  ({ record, entry }) => (record.firstTokenAtMs ?? NaN) + begin + offset - (entry.pieceAt[0] ?? NaN) - quickest,
+);
 const sendDelay = matched.map(({ record }) => (record.sentAtMs ?? NaN) - record.scheduledAtMs);
 const inFlight = Math.max(...report.timeline.map(({ inFlightMax }) => inFlightMax));
 
@@ -146,6 +152,14 @@ printRow(
 printRow(
   'to TTFT',
   SHARE_VALUES.map((share) => exact(ownTtft, share)),
+);
+printRow(
+  'of it until the mock has the request',
+  SHARE_VALUES.map((share) => exact(uplink, share)),
+);
+printRow(
+  'of it from the mock’s first token',
+  SHARE_VALUES.map((share) => exact(downlink, share)),
 );
 printRow(
   'to E2E',
