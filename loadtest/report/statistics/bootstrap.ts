@@ -154,23 +154,22 @@ function rankedValues(sample: Sample): (counts: Counts) => (share: number) => nu
   const { values } = sample;
   const order = sortedOrder(values);
   const masses = massesOf(sample);
-  const segmentOf = new Uint32Array(values.length);
+  const segments = Math.ceil(order.length / SEGMENT);
+  // Those without a value stand in a segment of their own behind the last.
+  const segmentOf = new Uint32Array(values.length).fill(segments);
   for (let place = 0; place < order.length; place += 1) segmentOf[order[place] as number] = Math.floor(place / SEGMENT);
-  const inSegment = new Float64Array(Math.ceil(order.length / SEGMENT) + 1);
+  const inSegment = new Float64Array(segments + 1);
+  const addUp = sample.mass === undefined ? addCounts : addMasses;
   return (counts) => {
     inSegment.fill(0);
-    let drawn = 0;
-    for (let index = 0; index < counts.length; index += 1) {
-      const weight = (counts[index] as number) * (masses[index] as number);
-      const segment = segmentOf[index] as number;
-      inSegment[segment] = (inSegment[segment] as number) + weight;
-      drawn += weight;
-    }
+    addUp(inSegment, segmentOf, counts, masses);
+    inSegment[segments] = 0;
+    const drawn = inSegment.reduce((sum, weight) => sum + weight, 0);
     return (share) => {
       const rank = rankOf(share, drawn);
       let segment = 0;
       let below = 0;
-      while (segment < inSegment.length && below + (inSegment[segment] as number) < rank) {
+      while (segment < segments && below + (inSegment[segment] as number) < rank) {
         below += inSegment[segment] as number;
         segment += 1;
       }
@@ -183,6 +182,20 @@ function rankedValues(sample: Sample): (counts: Counts) => (share: number) => nu
       return NaN; // The resample held no value.
     };
   };
+}
+
+function addCounts(inSegment: Float64Array, segmentOf: Uint32Array, counts: Counts): void {
+  for (let index = 0; index < counts.length; index += 1) {
+    const segment = segmentOf[index] as number;
+    inSegment[segment] = (inSegment[segment] as number) + (counts[index] as number);
+  }
+}
+
+function addMasses(inSegment: Float64Array, segmentOf: Uint32Array, counts: Counts, masses: Float64Array): void {
+  for (let index = 0; index < counts.length; index += 1) {
+    const segment = segmentOf[index] as number;
+    inSegment[segment] = (inSegment[segment] as number) + (counts[index] as number) * (masses[index] as number);
+  }
 }
 
 /** Within the bucket of its rank a quantile lies as if the bucket's values were spread evenly over its width. */
@@ -228,6 +241,10 @@ function sortedOrder(values: Float64Array): Uint32Array {
 
 /** The statistic of the sample itself; NaN when it has no values. */
 export function observed(sample: Sample, statistic: Statistic): number {
+  if (statistic !== 'mean' && sample.mass === undefined && sample.spread === undefined) {
+    const sorted = sample.values.filter((value) => !Number.isNaN(value)).sort();
+    return sorted[rankOf(statistic.quantile, sorted.length) - 1] ?? NaN;
+  }
   const { replicates, add } = resampler(sample, [statistic], { block: 1, replicates: 1, random: () => 0 });
   add(new Uint16Array(sample.values.length).fill(1), 0);
   return replicates[0]?.[0] ?? NaN;
