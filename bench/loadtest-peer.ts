@@ -9,6 +9,7 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { cpus, loadavg } from 'node:os';
@@ -39,7 +40,7 @@ const MODEL = join(values.peer, 'gguf', 'smol-bf16.gguf');
 interface Contestant {
   readonly name: 'ours' | 'llama-server';
   readonly dialect: 'manyfold' | 'llama-server';
-  command(port: number): readonly string[];
+  readonly command: (port: number) => readonly string[];
 }
 
 const file = (...parts: readonly string[]): string => join(values.peer, ...parts);
@@ -145,6 +146,7 @@ for (const contestant of CONTESTANTS) {
       const url = `http://127.0.0.1:${port}`;
       const flags = ['--url', url, '--dialect', contestant.dialect, '--out', out, '--json', '--html', '--quiet'];
       await manyfold('bench', `loadtest/scenarios/${name}.yaml`, ...flags);
+      await rm(join(out, 'trace.jsonl'), { force: true }); // The scenario's, and it stands in the report.
     }
   } finally {
     await stop(child);
