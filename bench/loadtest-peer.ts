@@ -16,6 +16,7 @@ import { cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { request } from 'undici';
+import { systemClock } from '../src/core/clock.js';
 
 const { values } = parseArgs({
   options: {
@@ -97,9 +98,9 @@ async function start({ name, command }: Contestant, port: number): Promise<Child
   const child = spawn(program, words, { stdio: ['ignore', 'ignore', 'pipe'] });
   let tail = '';
   child.stderr.on('data', (chunk: Buffer) => (tail = (tail + chunk.toString()).slice(-2000)));
-  const deadline = performance.now() + READY_MS;
+  const deadline = systemClock.nowMs() + READY_MS;
   while (!(await isReady(`http://127.0.0.1:${port}`))) {
-    if (child.exitCode !== null || performance.now() > deadline) {
+    if (child.exitCode !== null || systemClock.nowMs() > deadline) {
       child.kill('SIGKILL');
       throw new Error(`${name} ended, or was not ready after ${READY_MS / 1000} s. Its last words:\n${tail}`);
     }
