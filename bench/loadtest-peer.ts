@@ -139,18 +139,19 @@ function checkFiles(): void {
 checkFiles();
 say(`${cpus()[0]?.model ?? 'unknown'}, ${cpus().length} threads, load average before ${loadavg()[0]?.toFixed(2)}`);
 for (const contestant of CONTESTANTS) {
-  const port = await freePort();
-  const child = await start(contestant, port);
-  try {
-    for (const { name, folder } of RUNS) {
+  // A fresh server for each run: a peer that was overrun still works on what was cancelled.
+  for (const { name, folder } of RUNS) {
+    const port = await freePort();
+    const child = await start(contestant, port);
+    try {
       const out = join(values.out, folder, contestant.name);
       const url = `http://127.0.0.1:${port}`;
       const flags = ['--url', url, '--dialect', contestant.dialect, '--out', out, '--json', '--html', '--quiet'];
       await manyfold('bench', `loadtest/scenarios/${name}.yaml`, ...flags);
       await rm(join(out, 'trace.jsonl'), { force: true }); // The scenario's, and it stands in the report.
+    } finally {
+      await stop(child);
     }
-  } finally {
-    await stop(child);
   }
 }
 for (const { folder } of RUNS) {
