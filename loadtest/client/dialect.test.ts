@@ -34,10 +34,10 @@ test('ours and vLLM name the adapter as the model', () => {
   }
 });
 
-test('llama-server gets the id at full scale, and an empty list for the base', () => {
+test('llama-server gets the id at full scale, and for the base one at no scale, which switches off the others too', () => {
   const fields = { model: 'base', ...CHAT, ignore_eos: true };
   assert.deepEqual(sent('dialect: llama-server', 'pirate'), { ...fields, lora: [{ id: 3, scale: 1 }] });
-  assert.deepEqual(sent('dialect: llama-server', null), { ...fields, lora: [] });
+  assert.deepEqual(sent('dialect: llama-server', null), { ...fields, lora: [{ id: 3, scale: 0 }] });
   assert.throws(() => sent('dialect: llama-server', 'bard'), /no adapter 'bard'. Known are pirate/);
 });
 

@@ -56,11 +56,19 @@ export function checkAdapters(names: Iterable<string | null>, { target }: Scenar
 
 function modelFields(adapter: string | null, { dialect, adapterSource }: Target, facts: DialectFacts): object {
   if (dialect === 'llama-server') {
-    // An empty list switches all adapters off for the request; left out, the server's own settings would hold.
-    return { model: facts.model, lora: adapter === null ? [] : [{ id: loraId(adapter, facts), scale: 1 }] };
+    return { model: facts.model, lora: adapter === null ? noLora(facts) : [{ id: loraId(adapter, facts), scale: 1 }] };
   }
   const source = dialect === 'lorax' && adapter !== null && adapterSource !== undefined;
   return { model: adapter ?? facts.model, ...(source ? { adapter_source: adapterSource } : {}) };
+}
+
+/**
+ * llama-server switches every adapter off that a list does not name; for an empty list, as without one, its own settings
+ * hold, which are all adapters at full scale. So one is named, at no scale.
+ */
+function noLora({ loraIds }: DialectFacts): object[] {
+  const [id] = Object.values(loraIds);
+  return id === undefined ? [] : [{ id, scale: 0 }];
 }
 
 function loraId(adapter: string, { loraIds }: DialectFacts): number {

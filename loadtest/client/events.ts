@@ -75,8 +75,11 @@ function usageOf(usage: unknown): Pick<EventMeaning, 'promptTokens' | 'outputTok
   };
 }
 
+/** A server that claims more tokens than this is not believed. */
+const MAX_COUNT = 1e9;
+
 function countOf<K extends string>(name: K, value: unknown): Partial<Record<K, number>> {
-  const isCount = typeof value === 'number' && Number.isInteger(value) && value >= 0;
+  const isCount = typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= MAX_COUNT;
   return isCount ? ({ [name]: value } as Record<K, number>) : {};
 }
 

@@ -115,7 +115,12 @@ export class Exchange implements Dispatcher.DispatchHandler {
     if (status < 200 || this.#isDone) return;
     this.#headersAt = this.#clock.nowMs();
     this.#status = status;
-    this.#isStream = status < 300 && String(headers['content-type'] ?? '').startsWith('text/event-stream');
+    const type = String(headers['content-type'] ?? '').toLowerCase();
+    this.#isStream = status < 300 && type.startsWith('text/event-stream');
+    const encoding = String(headers['content-encoding'] ?? 'identity').toLowerCase();
+    if (this.#isStream && encoding !== 'identity') {
+      return this.#abandon('bad_answer', `the stream is packed (${encoding}), which was not asked for`);
+    }
     this.#retryAfter = retryAfterSeconds(headers['retry-after'], this.#clock);
   }
 

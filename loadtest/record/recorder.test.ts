@@ -67,7 +67,8 @@ test('a record has every time on the run’s axis, and pieces only when asked', 
     [100, 120, 121, 150, 162, 163],
   );
   assert.deepEqual(record.pieceAtMs, [150, 155, 162]);
-  assert.deepEqual(record.itl, { meanMs: 6, p50Ms: 5, p99Ms: 7, maxMs: 7 });
+  // Buckets of ratio 1.04: 5 ms is in (4.99, 5.19], 7 ms in (6.83, 7.11].
+  assert.deepEqual(record.itl, { meanMs: 6, p50Ms: 5, p99Ms: 7, maxMs: 7, bins: [42, 1, 50, 1] });
   assert.deepEqual([record.promptTokensAsked, record.promptTokens, record.outputTokens, record.pieces], [7, 8, 3, 3]);
   assert.equal(end(recorderWith(), given).pieceAtMs, null);
 });

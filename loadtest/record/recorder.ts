@@ -3,6 +3,7 @@
  * pieces, whose number is too large to be kept. Called by the runner; aggregate.ts and timeline.ts make figures of it.
  */
 import type { ExchangeResult } from '../client/exchange.js';
+import { gapBinsOf } from '../report/gap-bins.js';
 import type { ItlSummary, RequestRecord, Slo } from '../report/run-report.js';
 import type { TracedRequest } from '../report/report-trace.js';
 import { LatencyHistogram } from './histogram.js';
@@ -158,7 +159,13 @@ function summarise(gaps: Float64Array): ItlSummary | null {
   const sorted = gaps.toSorted();
   const rank = (share: number): number => round(sorted[Math.max(1, Math.ceil(share * sorted.length)) - 1] ?? 0);
   const sum = sorted.reduce((total, gap) => total + gap, 0);
-  return { meanMs: round(sum / sorted.length), p50Ms: rank(0.5), p99Ms: rank(0.99), maxMs: rank(1) };
+  return {
+    meanMs: round(sum / sorted.length),
+    p50Ms: rank(0.5),
+    p99Ms: rank(0.99),
+    maxMs: rank(1),
+    bins: gapBinsOf(sorted),
+  };
 }
 
 type Timed = Pick<

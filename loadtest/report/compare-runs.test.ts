@@ -43,9 +43,37 @@ test('a slower server is worse in every latency that has enough samples, and the
       assert.ok(interval !== null && interval.low < before * 0.4 && interval.high > before * 0.2);
     }
   }
-  assert.equal(metric(comparison, 'itl', 'mean').judgement, 'worse');
+  for (const statistic of ['mean', 'p50', 'p99'] as const) {
+    assert.equal(metric(comparison, 'itl', statistic).judgement, 'worse', `itl ${statistic}`);
+  }
   assert.equal(metric(comparison, 'ttft', 'p999').judgement, 'too few samples');
   assert.equal(metric(comparison, 'ttft', 'p999').interval, null);
+});
+
+test('percentiles of ITL are those of all gaps, within a bucket; a report without gaps has the mean only', () => {
+  const comparison = compareRuns(base, fixtureReport({ requests: 1200, seed: 2 }));
+  const gaps = base.requests
+    .filter(({ phase, outcome }) => phase === 'measured' && outcome === 'ok')
+    .flatMap(({ itl, pieces }) =>
+      Array.from({ length: pieces - 1 }, (_, index) => (itl?.meanMs ?? NaN) * (index % 10 === 9 ? 1.3 : 1)),
+    )
+    .sort((one, other) => one - other);
+  for (const [statistic, share] of [
+    ['p50', 0.5],
+    ['p99', 0.99],
+  ] as const) {
+    const exact = gaps[Math.ceil(share * gaps.length) - 1] ?? NaN;
+    assert.ok(Math.abs(metric(comparison, 'itl', statistic).before / exact - 1) < 0.04, statistic);
+  }
+  const old: RunReport = {
+    ...base,
+    requests: base.requests.map((one) => ({ ...one, itl: one.itl === null ? null : { ...one.itl, bins: undefined } })),
+  };
+  const itl = compareRuns(old, base).total.filter(({ metric: name }) => name === 'itl');
+  assert.deepEqual(
+    itl.map(({ statistic }) => statistic),
+    ['mean'],
+  );
 });
 
 test('better and worse turn around when the runs do', () => {

@@ -18,6 +18,7 @@ import {
   measuredOf,
   RATES,
   rateSample,
+  requestsBeyond,
   STATISTICS,
   TOTAL_PLAN,
 } from './compared-metrics.js';
@@ -132,7 +133,7 @@ function compareLatencies(
   const wanted = columns.map(({ samples, figures }) => {
     const least = Math.min(...samples.map(({ values }) => present(values).length));
     if (least / block < LEAST_BLOCKS) return [];
-    return figures.filter(({ share }) => least * (1 - share) >= LEAST_BEYOND);
+    return figures.filter(({ share }) => samples.every((one) => requestsBeyond(one, share) >= LEAST_BEYOND));
   });
   const draws = resample(
     columns.map(({ samples }, index) => ({ samples, statistics: wanted[index]?.map(({ of }) => of) ?? [] })),
@@ -160,10 +161,16 @@ function latencyColumn(
   metric: ComparedLatency,
   names: readonly ComparedStatistic[],
 ): LatencyColumn {
+  const samples: Pair<Sample> = [latencySample(before, metric), latencySample(after, metric)];
+  // Older reports hold no gaps; there ITL has its mean only.
+  const hasMeanOnly = metric === 'itl' && samples.some(({ spread }) => spread === undefined);
+  const figures = names.flatMap((name) =>
+    name === 'rate' || name === 'share' || (hasMeanOnly && name !== 'mean') ? [] : [{ name, ...STATISTICS[name] }],
+  );
   return {
     metric,
-    samples: [latencySample(before, metric), latencySample(after, metric)],
-    figures: names.flatMap((name) => (name === 'rate' || name === 'share' ? [] : [{ name, ...STATISTICS[name] }])),
+    samples,
+    figures,
   };
 }
 

@@ -1,8 +1,9 @@
 /** What of two runs is compared: the metrics, their values request by request, and which way is better. */
+import { withinBucket } from './gap-bins.js';
 import type { ComparedMetric, ComparedStatistic } from './run-comparison.js';
 import type { RequestRecord, RunReport } from './run-report.js';
-import type { Sample, Statistic } from './statistics/bootstrap.js';
-import { mean, quantile } from './statistics/bootstrap.js';
+import type { Sample, Spread, Statistic } from './statistics/bootstrap.js';
+import { mean, observed, quantile } from './statistics/bootstrap.js';
 
 export type ComparedLatency = 'ttft' | 'tpot' | 'itl' | 'e2e';
 export type ComparedRate = 'requestsPerSecond' | 'outputTokensPerSecond' | 'goodputPerSecond';
@@ -12,11 +13,10 @@ interface LatencyPlan {
   readonly statistics: readonly ComparedStatistic[];
 }
 
-/** Percentiles of single gaps cannot be resampled, for a report keeps only a summary of each request's gaps: ITL has its mean. */
 export const TOTAL_PLAN: readonly LatencyPlan[] = [
   { metric: 'ttft', statistics: ['mean', 'p50', 'p90', 'p95', 'p99', 'p999'] },
   { metric: 'tpot', statistics: ['mean', 'p50', 'p90', 'p99'] },
-  { metric: 'itl', statistics: ['mean'] },
+  { metric: 'itl', statistics: ['mean', 'p50', 'p99'] },
   { metric: 'e2e', statistics: ['mean', 'p50', 'p90', 'p95', 'p99'] },
 ];
 export const ADAPTER_PLAN: readonly LatencyPlan[] = [
@@ -41,7 +41,44 @@ export const STATISTICS: Readonly<
 export function latencySample(requests: readonly RequestRecord[], metric: ComparedLatency): Sample {
   const values = Float64Array.from(requests, (request) => latencyOf(request, metric) ?? NaN);
   if (metric !== 'itl') return { values };
-  return { values, mass: Float64Array.from(requests, ({ pieces }) => Math.max(0, pieces - 1)) };
+  const mass = Float64Array.from(requests, ({ pieces }) => Math.max(0, pieces - 1));
+  const spread = spreadOf(requests);
+  return { values, mass, ...(spread === undefined ? {} : { spread }) };
+}
+
+/** All gaps by bucket; `undefined` when a request's record does not hold them. */
+function spreadOf(requests: readonly RequestRecord[]): Spread | undefined {
+  const bins = requests.map(({ outcome, itl }) => (outcome === 'ok' && itl !== null ? itl.bins : []));
+  const present = bins.filter((one) => one !== undefined);
+  if (present.length < bins.length) return undefined;
+  const lowest = present.reduce((least, one) => Math.min(least, one[0] ?? Infinity), Infinity);
+  const highest = present.reduce((most, one) => Math.max(most, one.at(-2) ?? -Infinity), -Infinity);
+  const entries = present.reduce((sum, one) => sum + one.length / 2, 0);
+  const start = new Uint32Array(present.length + 1);
+  const [bucket, count] = [new Uint16Array(entries), new Uint32Array(entries)];
+  let next = 0;
+  for (const [index, one] of present.entries()) {
+    for (let place = 0; place + 1 < one.length; place += 2) {
+      bucket[next] = (one[place] as number) - lowest;
+      count[next++] = one[place + 1] as number;
+    }
+    start[index + 1] = next;
+  }
+  const buckets = entries === 0 ? 0 : highest - lowest + 1;
+  return { start, bucket, count, buckets, valueAt: (place, share) => withinBucket(lowest + place, share) };
+}
+
+/** Requests with a value above the percentile: as many must there be for an interval to be meant. */
+export function requestsBeyond({ values, spread }: Sample, share: number): number {
+  const present = values.reduce((sum, value) => sum + Number(!Number.isNaN(value)), 0);
+  if (spread === undefined) return present * (1 - share);
+  const limit = observed({ values, spread }, quantile(share));
+  let beyond = 0;
+  for (let request = 0; request + 1 < spread.start.length; request += 1) {
+    const [from, to] = [spread.start[request] as number, spread.start[request + 1] as number];
+    if (to > from && spread.valueAt(spread.bucket[to - 1] as number, 1) > limit) beyond += 1;
+  }
+  return beyond;
 }
 
 /** Milliseconds, as run-report.ts defines them. */

@@ -185,7 +185,7 @@ const Request = z.object({
   promptTokens: maybe(count),
   outputTokens: count,
   pieces: count,
-  itl: maybe(z.object({ meanMs: ms, p50Ms: ms, p99Ms: ms, maxMs: ms })),
+  itl: maybe(z.object({ meanMs: ms, p50Ms: ms, p99Ms: ms, maxMs: ms, bins: z.array(z.number().int()).optional() })),
   pieceAtMs: maybe(z.array(ms)),
   outcome: z.enum(OUTCOMES),
   status: maybe(z.number().int()),

@@ -12,6 +12,7 @@
  * Each of TTFT and E2E is there twice: from the time the request was *scheduled* (what a user who wanted it then waits,
  * free of coordinated omission: Tene, "How NOT to measure latency"), and from the time it was *sent*.
  */
+import type { GapBins } from './gap-bins.js';
 import type { ReportTrace } from './report-trace.js';
 
 export const REPORT_FORMAT = 'manyfold-loadtest-report';
@@ -200,6 +201,8 @@ export interface ItlSummary {
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly maxMs: number;
+  /** Absent in reports of versions before 0.2, whose ITL is compared by its mean only. */
+  readonly bins?: GapBins | undefined;
 }
 
 /** Figures of one set of requests. Latencies are of `ok` requests only; failures are counted beside them. */

@@ -5,6 +5,7 @@ import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ManyfoldError } from '../../src/core/errors.js';
 import { compareRuns } from './compare-runs.js';
+import { readReport } from './read-report.js';
 import { HOSTILE_NAMES } from './testing/fixture-pages.js';
 import { fixtureReport } from './testing/report-fixture.js';
 import { writeComparison, writeReport, writeSweep } from './write-report.js';
@@ -35,6 +36,15 @@ test('what is asked for is written, and nothing else is left', async () => {
     (await writeSweep([report, report], to)).map((path) => basename(path)),
     ['sweep.html'],
   );
+});
+
+test('two runs that write to one folder at once leave whole files of one or the other, and nothing else', async () => {
+  const to = join(folder, 'shared');
+  const runs = [1, 2].map((seed) => fixtureReport({ requests: 3000, seed }));
+  await Promise.all(runs.map((run) => writeReport(run, to, ALL)));
+  assert.deepEqual((await readdir(to)).sort(), ['report.html', 'report.json', 'requests.csv', 'summary.csv']);
+  const { run } = await readReport(to);
+  assert.ok(runs.some((one) => one.run.id === run.id));
 });
 
 test('requests.csv has a record a request, its times in order, hostile names as text', async () => {

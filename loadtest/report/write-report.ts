@@ -1,4 +1,5 @@
 /** Writes what a run or a comparison leaves behind. Files are written beside their name first and then moved into place. */
+import { randomBytes } from 'node:crypto';
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ManyfoldError } from '../../src/core/errors.js';
@@ -74,7 +75,8 @@ async function writeAll(folder: string, outputs: readonly Output[]): Promise<rea
 }
 
 async function writePieces(path: string, pieces: Iterable<string>): Promise<void> {
-  const part = `${path}.part`;
+  // A name of its own: two runs may write to one folder at once, and then the last whole file stays.
+  const part = `${path}.${process.pid}-${randomBytes(4).toString('hex')}.part`;
   const file = await open(part, 'w');
   try {
     let waiting: string[] = [];

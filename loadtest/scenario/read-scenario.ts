@@ -9,7 +9,7 @@ import { parseTrace } from '../workload/trace-file.js';
 import { explainIssues } from './explain.js';
 import { parseLengths, parsePrompts } from './length-files.js';
 import { ScenarioFile } from './schema.js';
-import type { LengthFields, ScenarioFields, ThinkTimeFields } from './schema.js';
+import type { DialectName, LengthFields, ScenarioFields, ThinkTimeFields } from './schema.js';
 import type { AdapterPool, Arrivals, Scenario, Target } from './scenario.js';
 import { checkTogether } from './together.js';
 
@@ -19,6 +19,8 @@ export type ReadText = (path: string) => string;
 /** What the command line may set over the file. */
 export interface ScenarioOverrides {
   readonly url?: string;
+  /** The same load for a server of another kind. */
+  readonly dialect?: DialectName;
   readonly seed?: number;
   /** Requests a second of a poisson or constant scenario. */
   readonly rate?: number;
@@ -29,7 +31,7 @@ export interface ScenarioOverrides {
 /** Throws 'invalid_config' with every problem of the file, a line each. */
 export function readScenario(path: string, readText: ReadText, overrides: ScenarioOverrides = {}): Scenario {
   const text = readFile(path, readText);
-  const fields = parseFields(text, path);
+  const fields = parseFields(text, path, overrides.dialect);
   const read = (file: string): string => readFile(file.startsWith('/') ? file : join(dirname(path), file), readText);
   return deepFreeze({
     name: fields.name,
@@ -91,7 +93,7 @@ function readFile(path: string, readText: ReadText): string {
   }
 }
 
-function parseFields(text: string, path: string): ScenarioFields {
+function parseFields(text: string, path: string, dialect: DialectName | undefined): ScenarioFields {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: true });
   const [broken] = document.errors;
@@ -109,11 +111,15 @@ function parseFields(text: string, path: string): ScenarioFields {
     return undefined;
   };
   const result = ScenarioFile.safeParse(input);
-  const problems = result.success
-    ? checkTogether(result.data)
-    : explainIssues(ScenarioFile, input, result.error, locate);
-  if (result.success && problems.length === 0) return result.data;
+  const fields = result.success ? withDialect(result.data, dialect) : undefined;
+  const problems = result.success ? [] : explainIssues(ScenarioFile, input, result.error, locate);
+  if (fields !== undefined) problems.push(...checkTogether(fields));
+  if (fields !== undefined && problems.length === 0) return fields;
   throw new ManyfoldError('invalid_config', [`${path} cannot be run:`, ...problems].join('\n  '));
+}
+
+function withDialect(fields: ScenarioFields, dialect: DialectName | undefined): ScenarioFields {
+  return dialect === undefined ? fields : { ...fields, target: { ...fields.target, dialect } };
 }
 
 function toTarget(fields: ScenarioFields['target'], override: string | undefined): Target {

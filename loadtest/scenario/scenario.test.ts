@@ -52,6 +52,14 @@ describe('a scenario file', () => {
     assert.equal(scenario.seed, 9);
   });
 
+  test('takes another dialect, and checks the rest of the file against it', () => {
+    const dialectOf = (yaml: string, dialect: 'llama-server' | 'vllm'): unknown =>
+      readScenario('s.yaml', () => yaml, { dialect }).target.dialect;
+    assert.equal(dialectOf(GOOD, 'llama-server'), 'llama-server');
+    const lorax = `${GOOD}target: { dialect: lorax, route: generate }\n`;
+    assert.throws(() => dialectOf(lorax, 'vllm'), /generate is a route of LoRAX, and the dialect is vllm/);
+  });
+
   test('takes another rate or number of users where it has one', () => {
     const closed = 'name: s\narrivals: { kind: closed, concurrency: 2, duration: 1 }\n';
     const arrivalsOf = (yaml: string, overrides: object): unknown => readScenario('s', () => yaml, overrides).arrivals;

@@ -89,8 +89,9 @@ function stream({ asked, response, index, begin, fault }: Job): void {
   const next = (): void => {
     if (response.destroyed) return;
     if (token === 0) response.writeHead(200, headers);
+    const piece = asked.piece(token, token === asked.maxTokens - 1);
     entry.pieceAt.push(monotonicMs());
-    write(asked.piece(token, token === asked.maxTokens - 1));
+    write(piece);
     token++;
     totals.outputTokens += options.tokenLie ?? 1;
     if (token === 1) totals.ttftSeconds += (monotonicMs() - entry.receivedAt) / 1000;

@@ -176,16 +176,19 @@ function describe(scenario: Scenario, adapterCount: number): string {
   const prompts =
     prompt.texts === undefined ? `${describeDistribution(prompt.tokens)} tokens` : `${prompt.texts.length} texts`;
   const popularity = adapters.popularity;
-  const who =
-    popularity.kind === 'none'
+  const { arrivals } = scenario;
+  const isTraced = arrivals.kind === 'trace' && arrivals.lines.every(({ adapter }) => adapter !== undefined);
+  const who = isTraced
+    ? 'adapters of the trace'
+    : popularity.kind === 'none'
       ? 'base model only'
       : `${adapterCount} adapters, ${popularity.kind === 'zipf' ? `Zipf ${popularity.exponent}` : popularity.kind}` +
         (adapters.baseShare > 0 ? `, ${Math.round(adapters.baseShare * 100)} % to the base` : '');
   const lengths =
-    scenario.arrivals.kind === 'trace'
+    arrivals.kind === 'trace'
       ? 'lengths of the trace'
       : `prompts ${prompts}${prefix}, answers ${describeDistribution(output.tokens)} tokens`;
-  return `${describeArrivals(scenario.arrivals)}; ${who}; ${lengths}`;
+  return `${describeArrivals(arrivals)}; ${who}; ${lengths}`;
 }
 
 function describeArrivals(arrivals: Arrivals): string {

@@ -1,11 +1,12 @@
 /** `manyfold bench …`: runs a load-test scenario against a server, compares two runs. Called by program.ts; loadtest/ does the work. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { InvalidArgumentError } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import type { ReportFormats, TableStyle } from '../../loadtest/report/run-comparison.js';
 import type { RunReport } from '../../loadtest/report/run-report.js';
 import type { ScenarioOverrides } from '../../loadtest/scenario/read-scenario.js';
+import type { DialectName } from '../../loadtest/scenario/schema.js';
 import { Secret } from '../config/secret.js';
 import { ManyfoldError } from '../core/errors.js';
 import { EXIT } from './context.js';
@@ -25,6 +26,7 @@ interface CompareFlags extends FormatFlags {
 
 interface BenchFlags extends FormatFlags {
   readonly url?: string;
+  readonly dialect?: DialectName;
   readonly seed?: number;
   readonly rate?: number;
   readonly concurrency?: number;
@@ -32,6 +34,9 @@ interface BenchFlags extends FormatFlags {
   readonly allowRemote?: true;
   readonly quiet?: true;
 }
+
+/** Those of scenario/schema.ts, which is loaded only when a run begins. */
+const DIALECTS: readonly DialectName[] = ['manyfold', 'vllm', 'lorax', 'llama-server', 'openai'];
 
 const EXAMPLES = `
 Examples:
@@ -51,6 +56,9 @@ export function addBenchCommand(program: Command, context: CliContext, finish: (
     .description('Load-tests any OpenAI-compatible server, ours, vLLM, LoRAX or llama-server, as a scenario says.')
     .argument('<SCENARIO>', 'YAML file, such as loadtest/scenarios/quick.yaml')
     .option('--url <URL>', 'the server; default: target.url of the scenario')
+    .addOption(
+      new Option('--dialect <NAME>', 'another kind of server than target.dialect of the scenario').choices(DIALECTS),
+    )
     .option('--seed <N>', 'another seed than the scenario’s', wholeNumber)
     .option('--rate <N>', 'another rate than the scenario’s, in requests a second', aboveZero)
     .option('--concurrency <N>', 'another number of users than the scenario’s', atLeastOne)
@@ -136,9 +144,10 @@ async function benchRun(path: string, flags: BenchFlags, context: CliContext): P
   const { runScenario } = await import('../../loadtest/run/run-scenario.js');
   const { ProgressLine } = await import('../../loadtest/run/progress.js');
   const { renderTable } = await import('../../loadtest/report/table.js');
-  const { url, seed, rate, concurrency } = flags;
+  const { url, dialect, seed, rate, concurrency } = flags;
   const overrides: ScenarioOverrides = {
     ...(url === undefined ? {} : { url }),
+    ...(dialect === undefined ? {} : { dialect }),
     ...(seed === undefined ? {} : { seed }),
     ...(rate === undefined ? {} : { rate }),
     ...(concurrency === undefined ? {} : { concurrency }),

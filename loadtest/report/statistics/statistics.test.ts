@@ -64,6 +64,64 @@ test('a quantile of any sample is its nearest rank', () => {
   );
 });
 
+/** The quantile of values that each stand there so many times, by writing them all down and sorting. */
+function sortedQuantile(values: readonly number[], times: readonly number[], share: number): number {
+  const all = values.flatMap((value, index) =>
+    Number.isNaN(value) ? [] : Array<number>(times[index] ?? 0).fill(value),
+  );
+  all.sort((one, other) => one - other);
+  return all[Math.ceil(share * all.length - 1e-9) - 1] ?? NaN;
+}
+
+test('every replicate of means and quantiles is that of the resample written down and sorted', () => {
+  const random = seededRandom(31);
+  for (const n of [1, 7, 255, 256, 257, 2000]) {
+    for (const block of [1, 5, 40]) {
+      const values = series(n, () => (random() < 0.1 ? NaN : Math.round(200 * exponential(random)) / 10));
+      const mass = series(n, () => Math.floor(random() * 4));
+      // The same draws once more: the numbers 0 … n − 1 with one marked at a time would be slow, so draws are copied.
+      const beginnings: number[] = [];
+      const recorded = seededRandom(5);
+      const options = {
+        block,
+        replicates: 20,
+        paired: true,
+        random: () => (beginnings.push(recorded()), beginnings.at(-1) ?? 0),
+      };
+      const statistics = [mean, quantile(0.5), quantile(0.01), quantile(0.99)];
+      const [draws] = resampleRuns([{ samples: [{ values }, { values, mass }], statistics }], options);
+      const perReplicate = Math.ceil(n / block);
+      for (let replicate = 0; replicate < 20; replicate += 1) {
+        const times = Array<number>(n).fill(0);
+        let left = n;
+        for (const begin of beginnings.slice(replicate * perReplicate, (replicate + 1) * perReplicate)) {
+          for (let step = 0; step < Math.min(block, left); step += 1) times[(Math.floor(begin * n) + step) % n]! += 1;
+          left -= block;
+        }
+        const weighed = times.map((count, index) => count * (mass[index] ?? 0));
+        for (const [run, counts] of [times, weighed].entries()) {
+          const of = draws?.[run as 0 | 1] ?? [];
+          for (const [place, share] of [
+            [1, 0.5],
+            [2, 0.01],
+            [3, 0.99],
+          ] as const) {
+            assert.equal(of[place]?.[replicate], sortedQuantile([...values], counts, share), `n ${n}, block ${block}`);
+          }
+          const present = counts.map((count, index) => (Number.isNaN(values[index]) ? 0 : count));
+          const sum = present.reduce(
+            (total, count, index) => total + (count > 0 ? count * (values[index] ?? 0) : 0),
+            0,
+          );
+          const wanted = sum / present.reduce((total, count) => total + count, 0);
+          const got = of[0]?.[replicate] ?? NaN;
+          assert.ok(Object.is(got, wanted) || Math.abs(got - wanted) < 1e-9 * Math.abs(wanted) || wanted === got);
+        }
+      }
+    }
+  }
+});
+
 test('independent values need no blocks, dependent ones longer blocks the longer they remember', () => {
   const random = seededRandom(4);
   const typical = (memory: number): number => {

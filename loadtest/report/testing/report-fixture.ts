@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { seededRandom } from '../../workload/random.js';
+import { gapBinsOf } from '../gap-bins.js';
 import type { ClientReport, RequestRecord, RunReport, ServerReport, TimelineBucket } from '../run-report.js';
 import { REPORT_FORMAT, REPORT_VERSION } from '../run-report.js';
 import { adapterAggregates, aggregate } from './fixture-aggregate.js';
@@ -169,7 +170,7 @@ function makeRequest(options: Filled, { index, atMs, rank, outputTokens, random 
     promptTokens: isFailed ? null : 100,
     outputTokens: isFailed ? 0 : outputTokens,
     pieces: isFailed ? 0 : outputTokens,
-    itl: isFailed ? null : { meanMs: tpotMs, p50Ms: tpotMs, p99Ms: tpotMs * 1.2, maxMs: tpotMs * 1.3 },
+    itl: isFailed ? null : itlOf(tpotMs, outputTokens - 1),
     pieceAtMs: null,
     outcome: isFailed ? (index % 2 === 0 ? 'rate_limited' : 'server_error') : 'ok',
     status: isFailed ? (index % 2 === 0 ? 429 : 500) : 200,
@@ -178,6 +179,12 @@ function makeRequest(options: Filled, { index, atMs, rank, outputTokens, random 
     retryAfterSeconds: isFailed && index % 2 === 0 ? 1 : null,
     good: !isFailed && ttftMs <= SLO.ttftMs && tpotMs <= SLO.tpotMs && endAtMs - atMs <= SLO.e2eMs,
   };
+}
+
+/** Of so many gaps every tenth is a third longer. */
+function itlOf(tpotMs: number, gaps: number): RequestRecord['itl'] {
+  const sorted = Float64Array.from({ length: gaps }, (_, index) => (index % 10 === 9 ? tpotMs * 1.3 : tpotMs)).sort();
+  return { meanMs: tpotMs, p50Ms: tpotMs, p99Ms: tpotMs * 1.3, maxMs: tpotMs * 1.3, bins: gapBinsOf(sorted) };
 }
 
 function makeTimeline(requests: readonly RequestRecord[], durationMs: number): TimelineBucket[] {
