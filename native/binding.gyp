@@ -13,6 +13,7 @@
       'model/weight_loader.cpp',
       'cpu/cpu_factory.cpp',
       'cpu/int8_rows.cpp',
+      'cpu/q4_rows.cpp',
       'cpu/reference/block_chain.cpp',
       'cpu/reference/reference_backend.cpp',
       'cpu/reference/reference_ops.cpp',
