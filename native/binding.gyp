@@ -24,6 +24,7 @@
     # The fast backend. Each file of isa/ turns its instructions on itself, after the shared headers; cpu/dispatch.cpp asks
     # the machine before it names one.
     'x64_sources': [
+      'cpu/base_product.cpp',
       'cpu/dispatch.cpp',
       'cpu/fast_attention.cpp',
       'cpu/fast_backend.cpp',

@@ -11,7 +11,6 @@
 #include <algorithm>
 
 #include "../core/error.h"
-#include "q4_rows.h"
 
 namespace manyfold {
 namespace {
@@ -50,24 +49,6 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
   if (plain) return;
   input_scales_.resize((shared_forms_ + kMaxTargets) * static_cast<size_t>(max_rows_));
   for (ThreadState& thread : threads_) thread.rotated.resize(static_cast<size_t>(input_stride_));
-}
-
-FastLinear::InputForm FastLinear::form_of(const PackedMatrix& matrix) const {
-  if (is_q4(matrix.format)) return InputForm::kQ4;
-  if (matrix.format == WeightFormat::kInt8) return InputForm::kInt8;
-  return rounds_bf16_ ? InputForm::kBf16 : InputForm::kFloat;
-}
-
-// From one row of a rounded copy to the next.
-int64_t FastLinear::row_bytes(InputForm form) const {
-  switch (form) {
-    case InputForm::kQ4:
-      return input_stride_ / kQ4Group * int64_t{sizeof(Q4Inputs)};
-    case InputForm::kInt8:
-      return input_stride_ * kernels_.int8.input_bytes;
-    default:
-      return input_stride_ * int64_t{sizeof(uint16_t)};
-  }
 }
 
 void FastLinear::reserve(const TermLimits& limits) {
@@ -161,7 +142,7 @@ void FastLinear::plan_members(const LinearJob& job) {
     member.u = member.scaled ? scaled_.as<float>() + i * copy : job.x;
     member.input = member.u;
     member.input_stride = member.scaled ? input_stride_ : job.x_stride;
-    member.form = form_of(*member.matrix);
+    member.form = input_form(*member.matrix, rounds_bf16_);
     if (member.form != InputForm::kFloat) place_input(member, i);
     members_.push_back(member);
   }
@@ -173,7 +154,9 @@ void FastLinear::place_input(Member& member, size_t target) {
   const size_t place = member.scaled ? shared_forms_ + target : of_x;
   const auto rows = static_cast<size_t>(max_rows_);
   member.input = rounded_.data() + place * rows * static_cast<size_t>(input_stride_) * 2;
-  member.input_stride = member.form == InputForm::kQ4 ? row_bytes(member.form) : input_stride_;
+  member.input_stride = member.form == InputForm::kQ4
+                            ? input_row_bytes(kernels_, member.form, input_stride_)
+                            : input_stride_;
   if (member.form == InputForm::kInt8) member.input_scale = input_scales_.data() + place * rows;
 }
 
@@ -297,18 +280,12 @@ void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t coun
 
 void FastLinear::round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
                               int32_t count, ThreadState& thread) {
-  const int32_t cols = member.matrix->cols;
+  const int64_t row_bytes = input_row_bytes(kernels_, member.form, input_stride_);
   auto* to = static_cast<std::byte*>(const_cast<void*>(member.input));
   for (int32_t row = row0; row < row0 + count; ++row) {
-    const float* x = from + row * stride;
-    std::byte* out = to + row * row_bytes(member.form);
-    if (member.form == InputForm::kQ4) {
-      kernels_.q4.quantize(x, cols, out);
-    } else if (member.form == InputForm::kInt8) {
-      member.input_scale[row] = kernels_.int8.quantize(x, cols, thread.rotated.data(), out);
-    } else {
-      kernels_.round_inputs(x, round_up(cols, kRowPad), reinterpret_cast<uint16_t*>(out));
-    }
+    const float scale = round_input(kernels_, member.form, from + row * stride, member.matrix->cols,
+                                    thread.rotated.data(), to + row * row_bytes);
+    if (member.form == InputForm::kInt8) member.input_scale[row] = scale;
   }
 }
 
@@ -401,51 +378,11 @@ void FastLinear::run_base(const LinearJob& job, const Member& member, int32_t ou
                           TileCounts& counts) {
   const PackedMatrix& matrix = *member.matrix;
   const int32_t panel0 = out0 / matrix.panel_rows, panel1 = blocks(out1, matrix.panel_rows);
-  if (!job.terms_only) multiply(member, panel0, panel1, job.rows, counts);
-  scale_outputs(job, member, out0, out1);
-}
-
-// The product of a member's panels.
-void FastLinear::multiply(const Member& member, int32_t panel0, int32_t panel1, int32_t rows,
-                          TileCounts& counts) const {
-  const PackedMatrix& matrix = *member.matrix;
-  if (member.form == InputForm::kQ4) {
-    kernels_.q4.gemm({.weights = matrix.panels,
-                      .wide = matrix.wide(),
-                      .cols = matrix.cols,
-                      .panel0 = panel0,
-                      .panel1 = panel1,
-                      .x = static_cast<const std::byte*>(member.input),
-                      .x_stride = member.input_stride,
-                      .y = member.y,
-                      .y_stride = member.y_stride,
-                      .rows = rows,
-                      .counts = &counts});
-  } else if (member.form == InputForm::kInt8) {
-    kernels_.int8.gemm({.weights = matrix.panels,
-                        .cols = matrix.cols,
-                        .panel0 = panel0,
-                        .panel1 = panel1,
-                        .x = member.input,
-                        .x_stride = member.input_stride,
-                        .x_scale = member.input_scale,
-                        .y = member.y,
-                        .y_stride = member.y_stride,
-                        .rows = rows,
-                        .counts = &counts});
-  } else {
-    kernels_.gemm({.dtype = matrix.dtype,
-                   .weights = matrix.panels,
-                   .cols = matrix.cols,
-                   .panel0 = panel0,
-                   .panel1 = panel1,
-                   .x = member.input,
-                   .x_stride = member.input_stride,
-                   .y = member.y,
-                   .y_stride = member.y_stride,
-                   .rows = rows,
-                   .counts = &counts});
+  if (!job.terms_only) {
+    multiply(kernels_, {matrix, member.form, member.input, member.input_stride, member.input_scale,
+                        member.y, member.y_stride, job.rows, panel0, panel1, &counts});
   }
+  scale_outputs(job, member, out0, out1);
 }
 
 // Q of every row that has one.

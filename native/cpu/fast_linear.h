@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "base_product.h"
 #include "fast_terms.h"
 #include "fast_weights.h"
 #include "row_groups.h"
@@ -61,9 +62,6 @@ class FastLinear {
   void run(const LinearJob& job, Counters& counters);
 
  private:
-  // What a product reads its inputs as: float32, or rounded to bf16, to int8 (int8_rows.h) or to
-  // int8 in groups (q4_rows.h).
-  enum class InputForm : uint8_t { kFloat, kBf16, kInt8, kQ4 };
   // One linear of the running job.
   struct Member {
     SiteRef site;
@@ -119,8 +117,6 @@ class FastLinear {
   void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, ThreadState& thread);
   void round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
                     int32_t count, ThreadState& thread);
-  InputForm form_of(const PackedMatrix& matrix) const;
-  int64_t row_bytes(InputForm form) const;
   void place_input(Member& member, size_t target);
   void change_inputs(const LinearJob& job, const Member& member, int32_t row0, int32_t count,
                      float* scratch);
@@ -132,8 +128,6 @@ class FastLinear {
   void run_chunk(const LinearJob& job, Part part, int32_t unit0, int32_t unit1, TileCounts& counts);
   void run_base(const LinearJob& job, const Member& member, int32_t out0, int32_t out1,
                 TileCounts& counts);
-  void multiply(const Member& member, int32_t panel0, int32_t panel1, int32_t rows,
-                TileCounts& counts) const;
   void scale_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void spread_outputs(const LinearJob& job, const Member& member, int32_t out0, int32_t out1);
   void spread(const LinearJob& job, const Member& member, const RowGroup& group,

@@ -2,6 +2,7 @@
 // sums of a group are exact and all else has one order; what a file's blocks become; and what the
 // rounding of wider weights costs.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "../core/check_model.h"
@@ -346,6 +347,67 @@ TEST(q4_stores_serve_the_same_weights) {
   }
 }
 
+// q, k and v of a store whose v is int8, together and one by one, some rows with an adapter that
+// changes their inputs: each form of the inputs is rounded once and read by its own members.
+TEST(q4_and_int8_linears_share_one_input) {
+  constexpr int32_t kRows = 9;
+  const ModelConfig model = test::tiny_model();
+  std::vector<WeightFormat> formats((model.layers.size() + 1) * kSiteCount, WeightFormat::kQ4);
+  formats[static_cast<size_t>(site_index({0, Site::kV}))] = WeightFormat::kInt8;
+  const PaddedRows x(test::random_floats(static_cast<size_t>(kRows * model.hidden), 12), kRows,
+                     model.hidden);
+  for (const Kernels* k : test::all_kernels()) {
+    ThreadPool pool(2);
+    FastWeights weights(model, Dtype::kBf16, *k, pool, WeightFormat::kQ4, formats);
+    test::fill_weights(model, weights);
+    FastTerms terms(model, *k);
+    const FastTermSet* set = &terms.get(terms.load_terms(test::tiny_terms(model, 1)));
+    FastLinear linear(*k, pool, weights, Dtype::kBf16, kRows, model.ffn);
+    linear.reserve(terms.limits());
+    std::vector<const FastTermSet*> sets(kRows, nullptr);
+    sets[2] = sets[7] = set;
+    RowGroups groups;
+    groups.reserve(kRows);
+    groups.build(sets);
+    const std::vector<int32_t> gates(kRows, -1);
+    const auto run = [&](std::span<const Site> sites) {
+      std::vector<PaddedRows> y(
+          sites.size(), PaddedRows(kRows, static_cast<int32_t>(round_up(model.q_width(), 128))));
+      std::vector<LinearTarget> targets;
+      for (size_t i = 0; i < sites.size(); ++i) {
+        targets.push_back({{0, sites[i]}, y[i].values.data(), y[i].stride});
+      }
+      Counters counters;
+      linear.run({.targets = targets,
+                  .x = x.values.data(),
+                  .x_stride = x.stride,
+                  .rows = kRows,
+                  .groups = &groups,
+                  .gates = {{}, 0, gates}},
+                 counters);
+      return y;
+    };
+    const std::array sites{Site::kQ, Site::kK, Site::kV};
+    const std::vector<PaddedRows> together = run(sites);
+    for (size_t i = 0; i < sites.size(); ++i) {
+      const std::vector<PaddedRows> alone = run(std::span(sites).subspan(i, 1));
+      const int32_t width = weight_shape(model, sites[i]).rows;
+      CHECK_THAT(equal_rows(together[i], alone[0], kRows, width), k->isa);
+      std::vector<float> dense(static_cast<size_t>(width * model.hidden));
+      weights.read_weight({0, sites[i]}, WeightPart::kWeight, 0, width, dense.data());
+      ErrorNorm error;
+      for (int32_t o = 0; o < width; ++o) {
+        double sum = weights.bias({0, sites[i]}) != nullptr ? weights.bias({0, sites[i]})[o] : 0.0f;
+        for (int32_t c = 0; c < model.hidden; ++c) {
+          sum += double{dense[static_cast<size_t>(o * model.hidden + c)]} * x.at(0, c);
+        }
+        error.add(together[i].at(0, o), sum);
+      }
+      CHECK_THAT(error.relative() < 0.02, k->isa + (" " + std::to_string(error.relative())));
+    }
+  }
+}
+
 TEST(q4_stores_refuse_scales_that_half_precision_lacks) {
   const ModelConfig model = test::tiny_model();
   ThreadPool pool(1);
@@ -354,8 +416,11 @@ TEST(q4_stores_refuse_scales_that_half_precision_lacks) {
   try {
     weights.add_q4_weight({0, Site::kQ}, model.q_width(), model.hidden,
                           [&](int32_t, int32_t count, const Q4Rows& out) {
-                            std::fill_n(out.d, count * q4_groups(model.hidden), 9000.0f);
-                            std::fill_n(out.m, count * q4_groups(model.hidden), -72000.0f);
+                            const int32_t groups = count * q4_groups(model.hidden);
+                            for (int32_t g = 0; g < groups; ++g) {
+                              out.d[g] = 9000.0f;
+                              out.m[g] = -72000.0f;
+                            }
                           });
   } catch (const Error& error) {
     refusal = error.what();
