@@ -1,7 +1,7 @@
 """What 8-bit and 4-bit weights cost the default model: mean KL divergence from float32 over this repository's text, emulated
 in PyTorch.
 
-Run by hand (`format_kl.py [WINDOWS]`); docs/benchmarks/cpu.md quotes the figures, and test/kl-formats.ts has its limits from
+Run by hand (`format_kl.py [WINDOWS [WORD ...]]`, formats whose names have one of the words); docs/benchmarks/cpu.md quotes the figures, and test/kl-formats.ts has its limits from
 them. Q8_0 and Q4_0 stand for llama.cpp's classes of these names: weights in blocks of 32 with a scale each, inputs in 8-bit
 blocks of 32, head and embedding in Q8_0. The text is that of test/kl-formats.ts, in windows of 512 tokens.
 
@@ -119,6 +119,7 @@ FORMATS = {
     'the file in q4: q4_1 as it is, head int8': (kept, blocks, rotated, rotated),
 }
 SHUFFLED_FORMATS = {
+    'shuffled, float32: what the order of sums costs': (kept, kept, kept, kept),
     'shuffled, q4_0: blocks of 32, head q8_0': (q4_0, blocks, blocks, blocks),
     'shuffled, q4: groups of 32, head int8': (q4, blocks, rotated, rotated),
 }
@@ -176,10 +177,12 @@ class Measure:
     def log_probabilities(self, row: torch.Tensor) -> torch.Tensor:
         return torch.log_softmax(self.model(row[None]).logits[0], -1)
 
-    def print(self, formats: dict[str, tuple]) -> None:
+    def print(self, formats: dict[str, tuple], words: list[str]) -> None:
         weights = [matrix.weight.clone() for matrix in self.matrices]
         ends = (self.model.lm_head, self.model.model.embed_tokens)
         for name, (of_weights, of_inputs, of_ends, of_head_inputs) in formats.items():
+            if words and not any(word in name for word in words):
+                continue
             self.inputs.convert = {m: of_head_inputs if m in ends else of_inputs for m in self.matrices}
             for matrix, weight in zip(self.matrices, weights, strict=True):
                 matrix.weight.copy_((of_ends if matrix in ends else of_weights)(weight))
@@ -194,9 +197,10 @@ class Measure:
 @torch.no_grad()
 def main() -> None:
     measure = Measure(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
-    measure.print(FORMATS)
+    words = sys.argv[2:]
+    measure.print(FORMATS, words)
     shuffle(measure.model)
-    measure.print({'shuffled, float32: what the order of sums costs': (kept, kept, kept, kept), **SHUFFLED_FORMATS})
+    measure.print(SHUFFLED_FORMATS, words)
 
 
 main()
