@@ -91,6 +91,8 @@ interface WeightBound {
 
 function weightBound(dtype: string, { gflops, int8Gops, gbPerSecond }: MachineBound): WeightBound {
   if (dtype === 'int8') return { bytes: 1, gops: int8Gops, gbPerSecond };
+  // Groups of 32: codes, scale and minimum. Embedding and head take a whole byte, which the bound leaves out.
+  if (dtype === 'q4') return { bytes: 20 / 32, gops: int8Gops, gbPerSecond };
   return { bytes: dtype === 'f32' ? 4 : 2, gops: gflops, gbPerSecond };
 }
 

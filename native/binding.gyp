@@ -13,6 +13,7 @@
       'model/weight_loader.cpp',
       'cpu/cpu_factory.cpp',
       'cpu/int8_rows.cpp',
+      'cpu/q4_rows.cpp',
       'cpu/reference/block_chain.cpp',
       'cpu/reference/reference_backend.cpp',
       'cpu/reference/reference_ops.cpp',
@@ -23,6 +24,7 @@
     # The fast backend. Each file of isa/ turns its instructions on itself, after the shared headers; cpu/dispatch.cpp asks
     # the machine before it names one.
     'x64_sources': [
+      'cpu/base_product.cpp',
       'cpu/dispatch.cpp',
       'cpu/fast_attention.cpp',
       'cpu/fast_backend.cpp',

@@ -1,22 +1,25 @@
 /**
  * What each format of weights costs: the mean KL divergence of the default model's next-token distributions, float32
- * against bf16 and int8, over committed text of this repository in windows of 512 tokens. Prints the figures, ends with 1
+ * against bf16, int8 and q4, over committed text of this repository in windows of 512 tokens. Prints the figures, ends with 1
  * when one is above its limit. Run by CI: `node dist/test/kl-formats.js [TOKENS] [FORMAT ...]` (not part of `npm test`:
  * it takes minutes).
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { openCheckpoint } from '../src/checkpoint/open-checkpoint.js';
 import { createTokenizer } from '../src/text/tokenizer.js';
 import { defaultModelPath } from './support/default-model.js';
-import { openTestEngine, type TestEngine } from './support/engine.js';
+import { openTestEngine, type TestEngine, type TestEngineOptions } from './support/engine.js';
 import { buildPlan, PagePool, TestSequence } from './support/plan.js';
+import { shuffledCheckpoint } from './support/shuffled-model.js';
 
 /**
  * Limits of the mean. int8: twice what 8-bit blocks of 32 weights and inputs (Q8_0) lose on this text, 6.6e-3
- * (docs/benchmarks/cpu.md).
+ * (docs/benchmarks/cpu.md). q4: twice what the 4-bit file loses with inputs and head in Q8_0, 3.7e-3. q4-rounded: what Q4_0
+ * loses on the same shuffled model.
  */
-const LIMITS = { bf16: 0.005, int8: 0.0132 } as const;
+const LIMITS = { bf16: 0.005, int8: 0.0132, q4: 0.0074, 'q4-rounded': 0.41 } as const;
 type Format = keyof typeof LIMITS;
 const DEFAULT_TOKENS = 20_480;
 const WINDOW = 512;
@@ -94,6 +97,18 @@ function isFormat(name: string): name is Format {
   return name in LIMITS;
 }
 
+/** 'q4-rounded' is the model in bf16, its channels shuffled, rounded to 4 bits by the engine. */
+async function openFormat(reference: TestEngine, format: Format, size: TestEngineOptions): Promise<TestEngine> {
+  if (format !== 'q4-rounded') return openTestEngine(reference.checkpoint, { ...size, dtype: format });
+  const folder = mkdtempSync(path.join(tmpdir(), 'manyfold-kl-'));
+  try {
+    const shuffled = shuffledCheckpoint(reference, path.join(folder, 'weights'));
+    return await openTestEngine(shuffled, { ...size, dtype: 'q4' });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
 function report({ format, test, sum, worst, rows }: Case): void {
   const mean = sum / rows;
   const limit = LIMITS[format];
@@ -121,8 +136,7 @@ async function main(): Promise<void> {
   const reference = await openTestEngine(checkpoint, { ...size, dtype: 'f32' });
   const cases: Case[] = [];
   for (const format of formats) {
-    const test = await openTestEngine(checkpoint, { ...size, dtype: format });
-    cases.push({ format, test, sum: 0, worst: 0, rows: 0 });
+    cases.push({ format, test: await openFormat(reference, format, size), sum: 0, worst: 0, rows: 0 });
   }
   for (let i = 0; i < windows; i++) await addWindow(reference, cases, ids.slice(i * WINDOW, (i + 1) * WINDOW));
   for (const { engine } of [reference, ...cases.map(({ test }) => test)]) engine.dispose();

@@ -50,7 +50,7 @@ function ceilSteps(sequences: readonly TestSequence[], chunk: number): number {
 for (const model of MODELS) {
   for (const isa of testedIsas()) {
     describe(`bits of ${model}, ${isa}`, () => {
-      for (const dtype of ['f32', 'bf16', 'int8'] as const) {
+      for (const dtype of ['f32', 'bf16', 'int8', 'q4'] as const) {
         test(`${dtype}: neighbours and chunking`, async () => {
           const prepared = await prepare(model, { isa, dtype });
           const expected = await alone(prepared);

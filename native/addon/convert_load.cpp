@@ -97,14 +97,16 @@ WeightPart to_part(const Napi::Value& value, const std::string& path) {
 }
 
 EngineOptions to_engine_options(const Napi::Value& value) {
-  static constexpr const char* kTypes[] = {"f32", "bf16", "int8"};
+  static constexpr const char* kTypes[] = {"f32", "bf16", "int8", "q4"};
+  static constexpr WeightFormat kFormats[] = {WeightFormat::kPlain, WeightFormat::kPlain,
+                                              WeightFormat::kInt8, WeightFormat::kQ4};
   static constexpr const char* kBackends[] = {"cpu", "cuda"};
   const Napi::Object object = to_object(value, "options");
   EngineOptions options;
   options.backend.model = to_model(to_object(field(object, "model"), "model"));
   const int32_t type = to_choice(field(object, "dtype"), "dtype", kTypes);
   options.backend.dtype = type == 0 ? Dtype::kF32 : Dtype::kBf16;
-  options.backend.format = type == 2 ? WeightFormat::kInt8 : WeightFormat::kPlain;
+  options.backend.format = kFormats[type];
   options.backend.threads = to_int32(field(object, "threads"), "threads", 0, kMostInt);
   options.backend.isa = to_text(field(object, "isa"), "isa");
   options.backend.kv_pages = to_int32(field(object, "kvPages"), "kvPages", 0, kMostInt);

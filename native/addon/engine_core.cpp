@@ -53,6 +53,8 @@ EngineCore::EngineCore(EngineOptions&& options) : options_(std::move(options)) {
 
 void EngineCore::load(const LoadProgress& progress) {
   check_options(options_.backend);
+  options_.backend.formats =
+      weight_formats(options_.backend.model, options_.weights, options_.backend.format);
   backend_ =
       options_.cuda ? make_cuda_backend(options_.backend) : make_cpu_backend(options_.backend);
   load_weights(options_.backend.model, options_.files, options_.weights, backend_->weights(),

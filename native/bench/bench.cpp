@@ -4,7 +4,7 @@
 // measured peak and its bytes at the measured bandwidth.
 //
 // Arguments: parts to run (bounds, linears, terms, attention, steps; all without), and isa=NAME,
-// threads=N, weights=bf16|int8, wait=SECONDS (to wait in all for others to leave the machine).
+// threads=N, weights=bf16|int8|q4, wait=SECONDS (to wait in all for others to leave the machine).
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -148,10 +148,13 @@ struct Rig {
         format(options.format) {}
   // What base products are bound by.
   double peak() const {
-    if (format == WeightFormat::kInt8) return bounds.int8_gops;
+    if (format != WeightFormat::kPlain) return bounds.int8_gops;
     return kernels.rounds_inputs ? bounds.bf16_gflops : bounds.f32_gflops;
   }
-  const char* weights() const { return format == WeightFormat::kInt8 ? "int8" : "bf16"; }
+  const char* weights() const {
+    if (format == WeightFormat::kQ4) return "q4";
+    return format == WeightFormat::kInt8 ? "int8" : "bf16";
+  }
 };
 
 void print_bounds(Rig& rig) {
@@ -263,7 +266,7 @@ class Linears {
   void print() {
     const double e = error();
     std::printf("linears of all layers (%s), error against float64 %.1e\n", rig_.weights(), e);
-    if (!(e < (rig_.format == WeightFormat::kInt8 ? 2e-2 : 5e-3)))
+    if (!(e < (rig_.format == WeightFormat::kPlain ? 5e-3 : 2e-2)))
       std::printf("  WRONG: the figures below mean nothing\n");
     double weight_bytes = 0, weights = 0;
     for (const SiteRef site :
@@ -473,6 +476,8 @@ Options parse(int argc, char** argv) {
       options.threads = std::stoi(std::string(word.substr(8)));
     } else if (word == "weights=int8") {
       options.format = WeightFormat::kInt8;
+    } else if (word == "weights=q4") {
+      options.format = WeightFormat::kQ4;
     } else if (word == "weights=bf16") {
       options.format = WeightFormat::kPlain;
     } else if (word.starts_with("wait=")) {

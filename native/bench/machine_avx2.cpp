@@ -4,7 +4,7 @@
 
 #include "machine.h"
 
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 
 #include "../cpu/isa/simd_avxvnni.h"
 #include "machine_loops.h"

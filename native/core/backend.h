@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "model_config.h"
 #include "site.h"
@@ -23,6 +24,10 @@ namespace manyfold {
 // threads at once.
 using RowReader = std::function<void(int32_t row0, int32_t count, float* out)>;
 
+// As RowReader, but the rows of a file that has them in 4 bits: exactly its codes, scales and
+// minima.
+using Q4Reader = std::function<void(int32_t row0, int32_t count, const Q4Rows& out)>;
+
 enum class WeightPart { kWeight, kBias };
 
 // Base weights, packed once at load.
@@ -33,6 +38,10 @@ class WeightStore {
   // given at all.
   virtual void add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
                           const RowReader& read) = 0;
+  // Whether the matrix of a site is held in 4 bits; then add_q4_weight takes it as a 4-bit file has
+  // it, and add_weight rounds what it reads.
+  virtual bool holds_q4(SiteRef site) const = 0;
+  virtual void add_q4_weight(SiteRef site, int32_t rows, int32_t cols, const Q4Reader& read) = 0;
   // Weights as served: after packing and rounding. out is [count, cols].
   virtual void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                            float* out) const = 0;
@@ -113,10 +122,18 @@ class Backend {
   virtual BackendInfo info() const = 0;
 };
 
+// The format of a site's matrix where all matrices come from wider types: under 4 bits, embedding
+// and head keep 8, which they need more than linears do and which llama.cpp gives them too.
+constexpr WeightFormat matrix_format(WeightFormat format, Site site) {
+  const bool end = site == Site::kEmbedding || site == Site::kHead;
+  return is_q4(format) && end ? WeightFormat::kInt8 : format;
+}
+
 struct BackendOptions {
   ModelConfig model;
   Dtype dtype = Dtype::kBf16;                  // of weights and of the KV pool: kF32 or kBf16
   WeightFormat format = WeightFormat::kPlain;  // of matrices; plain: dtype
+  std::vector<WeightFormat> formats;           // by site_index; none: matrix_format(format, site)
   int32_t threads = 0;                         // 0: one for each core
   std::string isa = "auto";
   int32_t kv_pages = 0;

@@ -92,7 +92,8 @@ void check_options(const BackendOptions& options) {
   const ModelConfig& model = options.model;
   const int32_t widest = std::max({model.hidden, model.q_width(), model.ffn});
   MF_CHECK(options.format == WeightFormat::kPlain || widest <= kMostInt8Inputs,
-           "dtype: int8 expects linears of at most " + std::to_string(kMostInt8Inputs) +
+           "dtype: " + std::string(is_q4(options.format) ? "q4" : "int8") +
+               " expects linears of at most " + std::to_string(kMostInt8Inputs) +
                " inputs, found " + std::to_string(widest) + "; load this model as bf16");
   MF_CHECK(options.threads >= 0 && options.threads <= 4096,
            "threads: expected 0 to 4096, found " + std::to_string(options.threads));

@@ -23,9 +23,28 @@ enum class Dtype : uint8_t {
 };
 inline constexpr int kDtypeCount = 11;
 
-// How a backend holds matrices of base weights: in its dtype, or as int8 with one scale a row
-// (cpu/int8_rows.h).
-enum class WeightFormat : uint8_t { kPlain, kInt8 };
+// How a backend holds a matrix of base weights: in its dtype, as int8 with one scale a row
+// (cpu/int8_rows.h), or as 4-bit codes in groups of kQ4Group inputs, each with a scale and a
+// minimum (cpu/q4_rows.h) in half precision or, kQ4Wide, in float32.
+enum class WeightFormat : uint8_t { kPlain, kInt8, kQ4, kQ4Wide };
+inline constexpr int32_t kQ4Group = 32;
+
+constexpr bool is_q4(WeightFormat format) {
+  return format == WeightFormat::kQ4 || format == WeightFormat::kQ4Wide;
+}
+constexpr bool is_q4(Dtype dtype) {
+  return dtype == Dtype::kQ4_0 || dtype == Dtype::kQ4_1 || dtype == Dtype::kQ4_K;
+}
+constexpr int32_t q4_groups(int32_t cols) {
+  return (cols + kQ4Group - 1) / kQ4Group;
+}
+// Rows of a 4-bit matrix: value c of a row is d[c / kQ4Group] · codes[c] + m[c / kQ4Group].
+struct Q4Rows {
+  uint8_t* codes;  // [rows, cols], each 0 to 15
+  float* d;        // [rows, q4_groups(cols)]
+  float* m;        // likewise
+};
+
 // Most inputs of an int8 linear: sums of 255 · 127 stay within int32.
 inline constexpr int32_t kMostInt8Inputs = 65536;
 
@@ -101,6 +120,24 @@ inline float f16_to_f32(uint16_t half) {
   float out;
   std::memcpy(&out, &bits, 4);
   return out;
+}
+
+// Round to nearest even; too large becomes infinity, NaN stays NaN.
+inline uint16_t f32_to_f16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  // Bits that are cut off: 13 of a normal number, more of one that becomes subnormal.
+  const uint32_t exponent = magnitude >> 23;
+  if (exponent < 102) return sign;
+  const bool normal = exponent >= 113;
+  const uint32_t cut = normal ? 13 : 126 - exponent;
+  const uint32_t whole = normal ? magnitude - (112u << 23) : (magnitude & 0x7fffffu) | 0x800000u;
+  const uint32_t rounded = whole + (1u << (cut - 1)) - 1 + (whole >> cut & 1u);
+  return static_cast<uint16_t>(sign | rounded >> cut);
 }
 
 }  // namespace manyfold

@@ -14,7 +14,7 @@ class FastBackend final : public Backend {
       : options_(options),
         kernels_(kernels),
         pool_(options.threads > 0 ? options.threads : usable_cores()),
-        weights_(options_.model, options_.dtype, kernels, pool_, options_.format),
+        weights_(options_.model, options_.dtype, kernels, pool_, options_.format, options_.formats),
         terms_(options_.model, kernels),
         kv_(options_.model, options_.dtype, options_.kv_pages),
         ops_(options_, kernels, pool_, weights_, terms_, kv_) {}

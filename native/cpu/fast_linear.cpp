@@ -1,11 +1,11 @@
 // See fast_linear.h.
 //
 // A run has two parallel parts. The first prepares what outputs need of the inputs: M (h ⊙ x),
-// inputs rounded to bf16 or int8, v = A x of all adapters, and the inner values of additive chains.
-// The second takes the outputs in chunks: base product, then the terms of the same outputs while
-// they are in the cache. Where a row's base product goes through Q, which mixes outputs, the second
-// part is cut in two, and Q stands between. No output is touched by two threads, and no sum depends
-// on how chunks are cut.
+// inputs rounded for the products, v = A x of all adapters, and the inner values of additive
+// chains. The second takes the outputs in chunks: base product, then the terms of the same outputs
+// while they are in the cache. Where a row's base product goes through Q, which mixes outputs, the
+// second part is cut in two, and Q stands between. No output is touched by two threads, and no sum
+// depends on how chunks are cut.
 #include "fast_linear.h"
 
 #include <algorithm>
@@ -36,27 +36,19 @@ FastLinear::FastLinear(const Kernels& kernels, ThreadPool& pool, const FastWeigh
       rounds_bf16_(kernels.rounds_inputs && dtype == Dtype::kBf16),
       max_rows_(max_rows),
       input_stride_(row_stride(widest_input)),
-      unit_(std::max({kernels.panel_rows(dtype), kernels.int8.panel_rows, kernels.spread_rows(),
-                      kSliceWindow})),
+      unit_(std::max({kernels.panel_rows(dtype), kernels.int8.panel_rows, kernels.q4.panel_rows,
+                      kernels.spread_rows(), kSliceWindow})),
+      shared_forms_(is_q4(weights.format()) ? 2 : 1),
       threads_(static_cast<size_t>(pool.threads())) {
   members_.reserve(kMaxTargets);
-  const bool int8 = weights.format() == WeightFormat::kInt8;
-  if (rounds_bf16_ || int8) {
-    rounded_ = HugeBuffer(static_cast<size_t>(max_rows_ * input_stride_) * 2, "rounded inputs");
+  const bool plain = weights.format() == WeightFormat::kPlain;
+  if (rounds_bf16_ || !plain) {
+    rounded_ = HugeBuffer(shared_forms_ * static_cast<size_t>(max_rows_ * input_stride_) * 2,
+                          "rounded inputs");
   }
-  if (!int8) return;
-  input_scales_.resize((1 + kMaxTargets) * static_cast<size_t>(max_rows_));
+  if (plain) return;
+  input_scales_.resize((shared_forms_ + kMaxTargets) * static_cast<size_t>(max_rows_));
   for (ThreadState& thread : threads_) thread.rotated.resize(static_cast<size_t>(input_stride_));
-}
-
-// Whether the running job's base products read a rounded copy of the inputs.
-bool FastLinear::rounds() const {
-  return rounds_bf16_ || members_.front().matrix->format == WeightFormat::kInt8;
-}
-
-size_t FastLinear::input_bytes() const {
-  const bool int8 = members_.front().matrix->format == WeightFormat::kInt8;
-  return int8 ? static_cast<size_t>(kernels_.int8.input_bytes) : sizeof(uint16_t);
 }
 
 void FastLinear::reserve(const TermLimits& limits) {
@@ -79,7 +71,8 @@ void FastLinear::reserve(const TermLimits& limits) {
     scaled_ = HugeBuffer(copies * 4, "scaled inputs");
     if (rounded_.size() > 0) {
       rounded_ =
-          HugeBuffer((copies + rows * static_cast<size_t>(input_stride_)) * 2, "rounded inputs");
+          HugeBuffer((copies + shared_forms_ * rows * static_cast<size_t>(input_stride_)) * 2,
+                     "rounded inputs");
     }
     scales_ = true;
   }
@@ -89,9 +82,9 @@ void FastLinear::run(const LinearJob& job, Counters& counters) {
   plan_members(job);
   plan_reduces(job);
   plan_chains(job);
-  const bool copies =
-      (rounds() && !job.terms_only) ||
-      std::any_of(members_.begin(), members_.end(), [](const Member& m) { return m.scaled; });
+  const bool copies = std::any_of(members_.begin(), members_.end(), [&](const Member& m) {
+    return m.scaled || (m.form != InputForm::kFloat && !job.terms_only);
+  });
   const int32_t input_items = copies ? blocks(job.rows, kInputRows) : 0;
   const int32_t chain_items = input_items + static_cast<int32_t>(reduces_.size());
   const int32_t items = chain_items + static_cast<int32_t>(chains_.size());
@@ -149,15 +142,22 @@ void FastLinear::plan_members(const LinearJob& job) {
     member.u = member.scaled ? scaled_.as<float>() + i * copy : job.x;
     member.input = member.u;
     member.input_stride = member.scaled ? input_stride_ : job.x_stride;
+    member.form = input_form(*member.matrix, rounds_bf16_);
+    if (member.form != InputForm::kFloat) place_input(member, i);
     members_.push_back(member);
-    MF_ASSERT(member.matrix->format == members_.front().matrix->format);
-    if (rounds()) {
-      const size_t place = member.scaled ? i + 1 : 0;
-      members_.back().input = rounded_.data() + place * copy * input_bytes();
-      members_.back().input_stride = input_stride_;
-      members_.back().input_scale = input_scales_.data() + place * static_cast<size_t>(max_rows_);
-    }
   }
+}
+
+// Where the rounded inputs of a member go: x in one form is rounded once for all members.
+void FastLinear::place_input(Member& member, size_t target) {
+  const size_t of_x = shared_forms_ > 1 && member.form == InputForm::kInt8 ? 1 : 0;
+  const size_t place = member.scaled ? shared_forms_ + target : of_x;
+  const auto rows = static_cast<size_t>(max_rows_);
+  member.input = rounded_.data() + place * rows * static_cast<size_t>(input_stride_) * 2;
+  member.input_stride = member.form == InputForm::kQ4
+                            ? input_row_bytes(kernels_, member.form, input_stride_)
+                            : input_stride_;
+  if (member.form == InputForm::kInt8) member.input_scale = input_scales_.data() + place * rows;
 }
 
 void FastLinear::plan_reduces(const LinearJob& job) {
@@ -269,11 +269,10 @@ void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t coun
   for (const Member& member : members_) {
     if (member.scaled) change_inputs(job, member, row0, count, thread.scratch.data());
   }
-  if (!rounds()) return;
-  bool shared_done = false;
+  const void* done = nullptr;  // a rounded copy of x itself
   for (const Member& member : members_) {
-    if (!member.scaled && shared_done) continue;
-    shared_done |= !member.scaled;
+    if (member.form == InputForm::kFloat || member.input == done) continue;
+    if (!member.scaled) done = member.input;
     round_inputs(member, member.u, member.scaled ? input_stride_ : job.x_stride, row0, count,
                  thread);
   }
@@ -281,18 +280,12 @@ void FastLinear::prepare_inputs(const LinearJob& job, int32_t row0, int32_t coun
 
 void FastLinear::round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
                               int32_t count, ThreadState& thread) {
-  const int32_t cols = member.matrix->cols;
-  const auto row_bytes = input_stride_ * static_cast<int64_t>(input_bytes());
+  const int64_t row_bytes = input_row_bytes(kernels_, member.form, input_stride_);
   auto* to = static_cast<std::byte*>(const_cast<void*>(member.input));
   for (int32_t row = row0; row < row0 + count; ++row) {
-    std::byte* out = to + row * row_bytes;
-    if (member.matrix->format == WeightFormat::kInt8) {
-      member.input_scale[row] =
-          kernels_.int8.quantize(from + row * stride, cols, thread.rotated.data(), out);
-    } else {
-      kernels_.round_inputs(from + row * stride, round_up(cols, kRowPad),
-                            reinterpret_cast<uint16_t*>(out));
-    }
+    const float scale = round_input(kernels_, member.form, from + row * stride, member.matrix->cols,
+                                    thread.rotated.data(), to + row * row_bytes);
+    if (member.form == InputForm::kInt8) member.input_scale[row] = scale;
   }
 }
 
@@ -385,30 +378,9 @@ void FastLinear::run_base(const LinearJob& job, const Member& member, int32_t ou
                           TileCounts& counts) {
   const PackedMatrix& matrix = *member.matrix;
   const int32_t panel0 = out0 / matrix.panel_rows, panel1 = blocks(out1, matrix.panel_rows);
-  if (!job.terms_only && matrix.format == WeightFormat::kInt8) {
-    kernels_.int8.gemm({.weights = matrix.panels,
-                        .cols = matrix.cols,
-                        .panel0 = panel0,
-                        .panel1 = panel1,
-                        .x = member.input,
-                        .x_stride = member.input_stride,
-                        .x_scale = member.input_scale,
-                        .y = member.y,
-                        .y_stride = member.y_stride,
-                        .rows = job.rows,
-                        .counts = &counts});
-  } else if (!job.terms_only) {
-    kernels_.gemm({.dtype = matrix.dtype,
-                   .weights = matrix.panels,
-                   .cols = matrix.cols,
-                   .panel0 = panel0,
-                   .panel1 = panel1,
-                   .x = member.input,
-                   .x_stride = member.input_stride,
-                   .y = member.y,
-                   .y_stride = member.y_stride,
-                   .rows = job.rows,
-                   .counts = &counts});
+  if (!job.terms_only) {
+    multiply(kernels_, {matrix, member.form, member.input, member.input_stride, member.input_scale,
+                        member.y, member.y_stride, job.rows, panel0, panel1, &counts});
   }
   scale_outputs(job, member, out0, out1);
 }

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "base_product.h"
 #include "fast_terms.h"
 #include "fast_weights.h"
 #include "row_groups.h"
@@ -66,10 +67,11 @@ class FastLinear {
     SiteRef site;
     const PackedMatrix* matrix;
     const float* bias;
-    const float* u;        // input of the base product, float32: x, or M (h ⊙ x) where rows have it
-    const void* input;     // what gemm reads: u, or u rounded to bf16 or int8
-    int64_t input_stride;  // elements
-    float* input_scale;    // by row, of int8 inputs
+    const float* u;  // input of the base product, float32: x, or M (h ⊙ x) where rows have it
+    InputForm form;
+    const void* input;     // what the product reads: u, or u rounded
+    int64_t input_stride;  // elements; bytes of kQ4
+    float* input_scale;    // by row, of kInt8
     float* y;
     int64_t y_stride;
     bool scaled;         // some row's input is changed
@@ -115,8 +117,7 @@ class FastLinear {
   void prepare_inputs(const LinearJob& job, int32_t row0, int32_t count, ThreadState& thread);
   void round_inputs(const Member& member, const float* from, int64_t stride, int32_t row0,
                     int32_t count, ThreadState& thread);
-  bool rounds() const;
-  size_t input_bytes() const;
+  void place_input(Member& member, size_t target);
   void change_inputs(const LinearJob& job, const Member& member, int32_t row0, int32_t count,
                      float* scratch);
   void run_outputs_in_chunks(const LinearJob& job, Part part);
@@ -143,9 +144,11 @@ class FastLinear {
   const int32_t max_rows_;
   const int64_t input_stride_;  // of scaled and rounded copies
   int32_t unit_;                // outputs that panels of base and of adapters have in common
-  HugeBuffer rounded_;  // [1 + kMaxTargets][max_rows, input_stride] bf16, or int8 in the tier's
-                        // form; the first for x itself
-  std::vector<float> input_scales_;  // [1 + kMaxTargets][max_rows] of int8 inputs
+  const size_t shared_forms_;   // forms that x itself is rounded to: 2 where 4-bit matrices stand
+                                // beside int8 ones
+  HugeBuffer rounded_;  // [shared_forms + kMaxTargets][max_rows, input_stride] of two bytes, which
+                        // every form fits in; the first for x itself
+  std::vector<float> input_scales_;  // [shared_forms + kMaxTargets][max_rows] of int8 inputs
   HugeBuffer scaled_;                // [kMaxTargets][max_rows, input_stride]
   HugeBuffer reduced_;               // v of all groups
   int64_t reduced_stride_ = 0;

@@ -7,6 +7,7 @@
 #include "../core/check_terms.h"
 #include "../core/error.h"
 #include "int8_rows.h"
+#include "q4_rows.h"
 
 namespace manyfold {
 namespace {
@@ -35,7 +36,8 @@ std::vector<SiteRef> matrix_sites(const ModelConfig& model) {
 }  // namespace
 
 FastWeights::FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& kernels,
-                         ThreadPool& pool, WeightFormat format)
+                         ThreadPool& pool, WeightFormat format,
+                         std::span<const WeightFormat> formats)
     : model_(model),
       dtype_(dtype),
       format_(format),
@@ -43,26 +45,40 @@ FastWeights::FastWeights(const ModelConfig& model, Dtype dtype, const Kernels& k
       pool_(pool),
       weights_((model.layers.size() + 1) * kSiteCount),
       biases_(weights_.size()) {
-  lay_out();
+  lay_out(format, formats);
 }
 
-void FastWeights::lay_out() {
+// How a matrix's format is laid out in panels.
+void FastWeights::set_panels(PackedMatrix& matrix) const {
+  switch (matrix.format) {
+    case WeightFormat::kPlain:
+      matrix.panel_rows = kernels_.panel_rows(matrix.dtype);
+      matrix.panel_bytes = kernels_.panel_bytes(matrix.dtype, matrix.cols);
+      break;
+    case WeightFormat::kInt8:
+      matrix.panel_rows = kernels_.int8.panel_rows;
+      matrix.panel_bytes = kernels_.int8.panel_bytes(matrix.cols);
+      break;
+    case WeightFormat::kQ4:
+    case WeightFormat::kQ4Wide:
+      matrix.panel_rows = kernels_.q4.panel_rows;
+      matrix.panel_bytes = kernels_.q4.panel_bytes(matrix.cols, matrix.wide());
+      break;
+  }
+}
+
+void FastWeights::lay_out(WeightFormat format, std::span<const WeightFormat> formats) {
   const std::vector<SiteRef> sites = matrix_sites(model_);
   size_t total = 0;
   for (const SiteRef site : sites) {
     const WeightShape shape = weight_shape(model_, site.site);
     PackedMatrix& matrix = weights_[static_cast<size_t>(site_index(site))].matrix;
     matrix.dtype = dtype_;
-    matrix.format = format_;
+    matrix.format = formats.empty() ? matrix_format(format, site.site)
+                                    : formats[static_cast<size_t>(site_index(site))];
     matrix.rows = shape.rows;
     matrix.cols = shape.cols;
-    if (format_ == WeightFormat::kInt8) {
-      matrix.panel_rows = kernels_.int8.panel_rows;
-      matrix.panel_bytes = kernels_.int8.panel_bytes(shape.cols);
-    } else {
-      matrix.panel_rows = kernels_.panel_rows(dtype_);
-      matrix.panel_bytes = kernels_.panel_bytes(dtype_, shape.cols);
-    }
+    set_panels(matrix);
     total += static_cast<size_t>(round_up(static_cast<int64_t>(matrix.bytes()), 64));
   }
   memory_ = HugeBuffer(total, "the base weights");
@@ -83,8 +99,8 @@ FastWeights::Slot& FastWeights::slot(SiteRef site, WeightPart part) {
   return (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
 }
 
-void FastWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
-                             const RowReader& read) {
+// The empty place of a weight, its shape checked.
+FastWeights::Slot& FastWeights::start(SiteRef site, WeightPart part, int32_t rows, int32_t cols) {
   Slot& place = slot(site, part);
   const WeightShape shape = weight_shape(model_, site.site);
   const int32_t expected_rows = part == WeightPart::kBias ? 1 : shape.rows;
@@ -94,6 +110,12 @@ void FastWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_
            site_label(site) + ": expected shape " + shape_text(expected_rows, expected_cols) +
                ", found " + shape_text(rows, cols));
   MF_CHECK(!place.packed, site_label(site) + ": its weight was given twice");
+  return place;
+}
+
+void FastWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
+                             const RowReader& read) {
+  Slot& place = start(site, part, rows, cols);
   if (part == WeightPart::kWeight && is_matrix(site.site)) {
     pack(place.matrix, read);
     bytes_ += place.matrix.bytes();
@@ -106,17 +128,47 @@ void FastWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_
   place.packed = true;
 }
 
-void FastWeights::pack(PackedMatrix& matrix, const RowReader& read) {
+bool FastWeights::holds_q4(SiteRef site) const {
+  return has_site(model_, site) && is_matrix(site.site) &&
+         is_q4(weights_[static_cast<size_t>(site_index(site))].matrix.format);
+}
+
+void FastWeights::add_q4_weight(SiteRef site, int32_t rows, int32_t cols, const Q4Reader& read) {
+  Slot& place = start(site, WeightPart::kWeight, rows, cols);
+  MF_ASSERT(holds_q4(site));
+  const PackedMatrix& matrix = place.matrix;
+  for_panels(matrix, [&](int32_t first, int32_t count, std::byte* panel, int32_t) {
+    Q4Matrix packed(count, cols);
+    read(first, count, packed.from(0));
+    MF_CHECK(matrix.wide() || packed.fits_half(),
+             site_label(site) +
+                 ": expected scales below 8188, found larger ones; load this model "
+                 "as bf16");
+    kernels_.q4.pack(packed.from(0), count, cols, matrix.wide(), panel);
+  });
+  bytes_ += matrix.bytes();
+  place.packed = true;
+}
+
+// Calls pack(first row, rows, panel, thread) for every panel, on all threads.
+void FastWeights::for_panels(
+    const PackedMatrix& matrix,
+    const std::function<void(int32_t, int32_t, std::byte*, int32_t)>& pack) {
   std::byte* panels = memory_.data() + (matrix.panels - memory_.data());
-  std::vector<std::vector<float>> scratch(static_cast<size_t>(pool_.threads()));
   pool_.run_items(matrix.panel_count(), [&](int32_t panel, int32_t thread) {
+    const int32_t first = panel * matrix.panel_rows;
+    pack(first, std::min(matrix.panel_rows, matrix.rows - first),
+         panels + static_cast<size_t>(panel) * matrix.panel_bytes, thread);
+  });
+}
+
+void FastWeights::pack(const PackedMatrix& matrix, const RowReader& read) {
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(pool_.threads()));
+  for_panels(matrix, [&](int32_t first, int32_t count, std::byte* panel, int32_t thread) {
     std::vector<float>& rows = scratch[static_cast<size_t>(thread)];
     rows.resize(static_cast<size_t>(matrix.panel_rows) * static_cast<size_t>(matrix.cols));
-    const int32_t first = panel * matrix.panel_rows;
-    const int32_t count = std::min(matrix.panel_rows, matrix.rows - first);
     read(first, count, rows.data());
-    pack_panel(matrix, rows.data(), count,
-               panels + static_cast<size_t>(panel) * matrix.panel_bytes);
+    pack_panel(matrix, rows.data(), count, panel);
   });
 }
 
@@ -125,6 +177,14 @@ void FastWeights::pack_panel(const PackedMatrix& matrix, float* rows, int32_t co
                              std::byte* panel) const {
   if (matrix.format == WeightFormat::kPlain) {
     kernels_.pack_panel(matrix.dtype, rows, count, matrix.cols, panel);
+    return;
+  }
+  if (is_q4(matrix.format)) {
+    Q4Matrix packed(count, matrix.cols);
+    for (int32_t i = 0; i < count; ++i) {
+      quantize_q4_weight(rows + int64_t{i} * matrix.cols, matrix.cols, packed.from(i));
+    }
+    kernels_.q4.pack(packed.from(0), count, matrix.cols, matrix.wide(), panel);
     return;
   }
   std::vector<int8_t> values(static_cast<size_t>(count) * static_cast<size_t>(matrix.cols));
@@ -143,6 +203,12 @@ void FastWeights::unpack_row(const PackedMatrix& matrix, int32_t row, float* out
   const int32_t place = row % matrix.panel_rows;
   if (matrix.format == WeightFormat::kPlain) {
     kernels_.unpack_row(matrix.dtype, panel, place, matrix.cols, out);
+    return;
+  }
+  if (is_q4(matrix.format)) {
+    Q4Matrix packed(1, matrix.cols);
+    kernels_.q4.unpack_row(panel, place, matrix.cols, matrix.wide(), packed.from(0));
+    dequantize_q4_weight(packed.from(0), matrix.cols, out);
     return;
   }
   // The bytes go to the last quarter of out: widened from the front, each is read before its place

@@ -143,6 +143,37 @@ void decode_q6_k(const uint8_t* p, float* out) {
   }
 }
 
+// A block's groups, each to the next place of codes, d and m.
+void group_nibbles(const uint8_t* nibbles, uint8_t* codes) {
+  for (int i = 0; i < 16; ++i) {
+    codes[i] = nibbles[i] & 15;
+    codes[i + 16] = nibbles[i] >> 4;
+  }
+}
+
+void groups_of_q4_0(const uint8_t* p, uint8_t* codes, float* d, float* m) {
+  *d = load_f16(p);
+  *m = -8.0f * *d;
+  group_nibbles(p + 2, codes);
+}
+
+void groups_of_q4_1(const uint8_t* p, uint8_t* codes, float* d, float* m) {
+  *d = load_f16(p);
+  *m = load_f16(p + 2);
+  group_nibbles(p + 4, codes);
+}
+
+void groups_of_q4_k(const uint8_t* p, uint8_t* codes, float* d, float* m) {
+  const float scale = load_f16(p), min = load_f16(p + 2);
+  for (int group = 0; group < 8; ++group) {
+    const ScaleMin sm = k_scale_min(p + 4, group);
+    d[group] = scale * static_cast<float>(sm.scale);
+    m[group] = -(min * static_cast<float>(sm.min));
+    const uint8_t* nibbles = p + 16 + group / 2 * 32;
+    for (int i = 0; i < 32; ++i) codes[group * 32 + i] = nibbles[i] >> (group % 2 * 4) & 15;
+  }
+}
+
 // All blocks of one dtype in one loop, so that the block's decoder is inlined.
 template <Dtype dtype, void (*decode_block)(const uint8_t*, float*)>
 void decode_all(const uint8_t* bytes, size_t blocks, float* out) {
@@ -184,17 +215,8 @@ Decode decoder(Dtype dtype) {
        "dtype: unknown number " + std::to_string(static_cast<int>(dtype)));
 }
 
-}  // namespace
-
-const char* dtype_name(Dtype dtype) {
-  static constexpr const char* kNames[kDtypeCount] = {
-      "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
-  const int index = static_cast<int>(dtype);
-  return index >= 0 && index < kDtypeCount ? kNames[index] : "unknown";
-}
-
-void dequantize(Dtype dtype, const uint8_t* bytes, size_t byte_length, size_t count, float* out) {
-  const Decode decode = decoder(dtype);
+// Blocks of `count` values, which must be those of the bytes.
+size_t count_blocks(Dtype dtype, size_t byte_length, size_t count) {
   const BlockShape shape = block_shape(dtype);
   const size_t values = static_cast<size_t>(shape.values),
                block_bytes = static_cast<size_t>(shape.bytes);
@@ -206,7 +228,43 @@ void dequantize(Dtype dtype, const uint8_t* bytes, size_t byte_length, size_t co
            std::string(dtype_name(dtype)) + ": expected " + std::to_string(block_bytes) +
                " bytes for each of " + std::to_string(blocks) + " blocks, found " +
                std::to_string(byte_length) + " in all");
-  decode(bytes, blocks, out);
+  return blocks;
+}
+
+}  // namespace
+
+const char* dtype_name(Dtype dtype) {
+  static constexpr const char* kNames[kDtypeCount] = {
+      "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+  const int index = static_cast<int>(dtype);
+  return index >= 0 && index < kDtypeCount ? kNames[index] : "unknown";
+}
+
+void dequantize(Dtype dtype, const uint8_t* bytes, size_t byte_length, size_t count, float* out) {
+  const Decode decode = decoder(dtype);
+  decode(bytes, count_blocks(dtype, byte_length, count), out);
+}
+
+void decode_q4(Dtype dtype, const uint8_t* bytes, size_t byte_length, int32_t rows, int32_t cols,
+               const Q4Rows& out) {
+  MF_CHECK(is_q4(dtype), std::string(dtype_name(dtype)) + ": expected q4_0, q4_1 or q4_k");
+  const BlockShape shape = block_shape(dtype);
+  MF_CHECK(cols % shape.values == 0, std::string(dtype_name(dtype)) + ": expected rows of whole " +
+                                         "blocks, found " + std::to_string(cols) + " values");
+  const auto count = static_cast<size_t>(rows) * static_cast<size_t>(cols);
+  const size_t blocks = count_blocks(dtype, byte_length, count);
+  const int groups = shape.values / kQ4Group;
+  uint8_t* codes = out.codes;
+  float *d = out.d, *m = out.m;
+  for (size_t b = 0; b < blocks; ++b) {
+    if (dtype == Dtype::kQ4_0) groups_of_q4_0(bytes, codes, d, m);
+    if (dtype == Dtype::kQ4_1) groups_of_q4_1(bytes, codes, d, m);
+    if (dtype == Dtype::kQ4_K) groups_of_q4_k(bytes, codes, d, m);
+    bytes += shape.bytes;
+    codes += shape.values;
+    d += groups;
+    m += groups;
+  }
 }
 
 }  // namespace manyfold

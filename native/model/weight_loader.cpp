@@ -95,6 +95,37 @@ class TensorReader {
   const std::string& what() const { return what_; }
 
   void rows(int32_t row0, int32_t count, float* out) const {
+    in_chunks(row0, count, [&](int32_t done, int32_t n, const uint8_t* bytes, size_t length) {
+      const size_t values = static_cast<size_t>(n) * static_cast<size_t>(source_.cols);
+      float* to = out + static_cast<size_t>(done) * static_cast<size_t>(source_.cols);
+      dequantize(source_.dtype, bytes, length, values, to);
+      finish(to, values);
+    });
+    if (source_.permuted_heads > 0 && source_.rows == 1) permute_values(out);
+  }
+
+  // Whether q4_rows has the tensor's values.
+  bool keeps_q4() const {
+    return is_q4(source_.dtype) && source_.part == WeightPart::kWeight && source_.add == 0.0f;
+  }
+
+  // The same rows as codes, scales and minima.
+  void q4_rows(int32_t row0, int32_t count, const Q4Rows& out) const {
+    const auto groups = static_cast<size_t>(q4_groups(source_.cols));
+    in_chunks(row0, count, [&](int32_t done, int32_t n, const uint8_t* bytes, size_t length) {
+      const auto first = static_cast<size_t>(done);
+      const Q4Rows to{out.codes + first * static_cast<size_t>(source_.cols), out.d + first * groups,
+                      out.m + first * groups};
+      decode_q4(source_.dtype, bytes, length, n, source_.cols, to);
+      check_finite(to.d, static_cast<size_t>(n) * groups);
+      check_finite(to.m, static_cast<size_t>(n) * groups);
+    });
+  }
+
+ private:
+  // Calls use(rows done, rows, bytes, their length) for chunks of rows in the model's order.
+  template <class Use>
+  void in_chunks(int32_t row0, int32_t count, const Use& use) const {
     const uint64_t row_bytes = source_.byte_length / static_cast<uint64_t>(source_.rows);
     const bool by_row = source_.permuted_heads > 0 && source_.rows > 1;
     const int32_t chunk =
@@ -109,15 +140,10 @@ class TensorReader {
       const uint64_t length = row_bytes * static_cast<uint64_t>(n);
       file_.read(source_.offset + row_bytes * static_cast<uint64_t>(row), length, bytes.data(),
                  what_);
-      const size_t values = static_cast<size_t>(n) * static_cast<size_t>(source_.cols);
-      float* to = out + static_cast<size_t>(done) * static_cast<size_t>(source_.cols);
-      dequantize(source_.dtype, bytes.data(), length, values, to);
-      finish(to, values);
+      use(done, n, bytes.data(), length);
     }
-    if (source_.permuted_heads > 0 && source_.rows == 1) permute_values(out);
   }
 
- private:
   const WeightFile& file_of(const WeightSource& source,
                             const std::vector<WeightFile>& files) const {
     MF_CHECK(source.file >= 0 && static_cast<size_t>(source.file) < files.size(),
@@ -173,10 +199,14 @@ class TensorReader {
                  std::to_string(width) + " rows, found " + std::to_string(heads));
   }
 
-  void finish(float* values, size_t count) const {
+  void check_finite(const float* values, size_t count) const {
     bool finite = true;
     for (size_t i = 0; i < count; ++i) finite &= std::isfinite(values[i]);
     MF_CHECK(finite, what_ + ": expected finite values, found NaN or infinity in " + file_.path());
+  }
+
+  void finish(float* values, size_t count) const {
+    check_finite(values, count);
     if (source_.add == 0.0f) return;
     for (size_t i = 0; i < count; ++i) values[i] += source_.add;
   }
@@ -192,6 +222,19 @@ class TensorReader {
   std::string what_;
   const WeightFile& file_;
 };
+
+void add_tensor(const TensorReader& reader, const WeightSource& source, WeightStore& store) {
+  if (reader.keeps_q4() && store.holds_q4(source.site)) {
+    store.add_q4_weight(source.site, source.rows, source.cols,
+                        [&reader](int32_t row0, int32_t count, const Q4Rows& out) {
+                          reader.q4_rows(row0, count, out);
+                        });
+    return;
+  }
+  store.add_weight(
+      source.site, source.part, source.rows, source.cols,
+      [&reader](int32_t row0, int32_t count, float* out) { reader.rows(row0, count, out); });
+}
 
 // Every weight that the model needs, by site_index; biases are the family's choice.
 void check_complete(const ModelConfig& model, const std::vector<WeightSource>& sources) {
@@ -216,6 +259,27 @@ void check_complete(const ModelConfig& model, const std::vector<WeightSource>& s
 
 }  // namespace
 
+std::vector<WeightFormat> weight_formats(const ModelConfig& model,
+                                         const std::vector<WeightSource>& sources,
+                                         WeightFormat format) {
+  std::vector<WeightFormat> formats((model.layers.size() + 1) * kSiteCount);
+  for (size_t i = 0; i < formats.size(); ++i) {
+    formats[i] = matrix_format(format, static_cast<Site>(i % kSiteCount));
+  }
+  const auto packed = [](const WeightSource& source) {
+    return is_q4(source.dtype) && source.part == WeightPart::kWeight;
+  };
+  if (!is_q4(format) || std::none_of(sources.begin(), sources.end(), packed)) return formats;
+  std::fill(formats.begin(), formats.end(), WeightFormat::kInt8);
+  for (const WeightSource& source : sources) {
+    // A site that the model lacks is refused, by name, when its tensor is loaded.
+    if (!packed(source) || !has_site(model, source.site)) continue;
+    formats[static_cast<size_t>(site_index(source.site))] =
+        source.dtype == Dtype::kQ4_K ? WeightFormat::kQ4Wide : WeightFormat::kQ4;
+  }
+  return formats;
+}
+
 void load_weights(const ModelConfig& model, const std::vector<std::string>& files,
                   const std::vector<WeightSource>& sources, WeightStore& store,
                   const LoadProgress& progress) {
@@ -231,10 +295,7 @@ void load_weights(const ModelConfig& model, const std::vector<std::string>& file
   }
   check_complete(model, sources);
   for (size_t i = 0; i < sources.size(); ++i) {
-    const TensorReader& reader = readers[i];
-    store.add_weight(
-        sources[i].site, sources[i].part, sources[i].rows, sources[i].cols,
-        [&reader](int32_t row0, int32_t count, float* out) { reader.rows(row0, count, out); });
+    add_tensor(readers[i], sources[i], store);
     done += sources[i].byte_length;
     progress(done, total);
   }

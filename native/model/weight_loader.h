@@ -22,6 +22,13 @@ struct WeightSource {
   float add = 0.0f;
 };
 
+// The format of each matrix, by site_index, of a backend that holds them as `format`. Under 4 bits
+// a file that has 4-bit tensors is taken as it is: those keep their codes (Q4_K in kQ4Wide), every
+// other matrix is held in int8. A file without any is rounded, see matrix_format.
+std::vector<WeightFormat> weight_formats(const ModelConfig& model,
+                                         const std::vector<WeightSource>& sources,
+                                         WeightFormat format);
+
 // Bytes of the files done, and in all; called after each tensor. What it throws ends the loading.
 using LoadProgress = std::function<void(uint64_t done, uint64_t total)>;
 

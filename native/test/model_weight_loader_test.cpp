@@ -12,6 +12,7 @@
 
 #include "../core/check_terms.h"
 #include "../core/error.h"
+#include "../cpu/q4_rows.h"
 #include "check.h"
 #include "tiny_model.h"
 
@@ -30,6 +31,22 @@ class MapStore final : public WeightStore {
     read(half, rows - half, values.data() + static_cast<size_t>(half) * static_cast<size_t>(cols));
     if (half > 0) read(0, half, values.data());
   }
+  // Sites are held as 4-bit matrices once this is set.
+  bool q4 = false;
+  bool holds_q4(SiteRef) const override { return q4; }
+  void add_q4_weight(SiteRef site, int32_t rows, int32_t cols, const Q4Reader& read) override {
+    Q4Matrix matrix(rows, cols);
+    const int32_t half = rows / 2;
+    read(half, rows - half, matrix.from(half));
+    if (half > 0) read(0, half, matrix.from(0));
+    std::vector<float>& values = values_[{site_index(site), static_cast<int>(WeightPart::kWeight)}];
+    values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
+    for (int32_t row = 0; row < rows; ++row) {
+      dequantize_q4_weight(matrix.from(row), cols, values.data() + int64_t{row} * cols);
+    }
+    ++q4_weights;
+  }
+  int32_t q4_weights = 0;
   void read_weight(SiteRef, WeightPart, int32_t, int32_t, float*) const override {}
   bool has_weight(SiteRef site, WeightPart part) const override {
     return values_.contains({site_index(site), static_cast<int>(part)});

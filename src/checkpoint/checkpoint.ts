@@ -57,7 +57,7 @@ export interface Checkpoint {
   readonly config: ModelConfig;
   readonly files: readonly string[];
   readonly weights: readonly WeightEntry[];
-  /** Precision class of the file, for `--dtype auto`: 'f32' for f32-only files is served as bf16, see config docs. */
+  /** The type of most of the layers' matrices, for `--dtype auto`; what is served of it, `ownDtype` of src/cli says. */
   readonly fileDtype: string;
   readonly text: TextSource;
   /** Every id that ends a generation: generation_config.json, config.json, GGUF's eos, eot, eom. */

@@ -60,7 +60,7 @@ export async function compose(options: ComposeOptions): Promise<Composition> {
   const { config, clock, logger } = options;
   const checkpoint = await openCheckpoint(options.modelPath);
   const binding = loadNative();
-  const plan = enginePlan(config.engine, checkpoint.config, binding.info());
+  const plan = enginePlan(config.engine, checkpoint, binding.info());
   const renderer = createTemplateRenderer({ clock });
   const native = await createNative(binding, checkpoint, plan, options);
   try {

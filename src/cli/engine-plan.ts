@@ -1,8 +1,8 @@
 /** From the user's settings and the model's shape to the sizes that the engine is made with. Pure. Called by compose.ts. */
 import type { EngineSettings } from '../config/resolved-config.js';
+import type { Checkpoint } from '../checkpoint/checkpoint.js';
 import { humanBytes } from './human-bytes.js';
 import { ManyfoldError } from '../core/errors.js';
-import type { ModelConfig } from '../core/model-config.js';
 import type { EngineLimits } from '../engine/in-process-engine.js';
 import type { LoadOptions, NativeInfo } from '../native/binding-types.js';
 
@@ -16,9 +16,22 @@ export interface EnginePlan {
   readonly kvTokens: number;
 }
 
+/**
+ * What `--dtype auto` means for a file whose linears are mostly of `fileDtype` (Checkpoint.fileDtype): its own precision
+ * class, or bf16 where kernels for it are lacking. Never fewer bits than the file has.
+ */
+export function ownDtype(fileDtype: string): LoadOptions['dtype'] {
+  if (['q4_0', 'q4_1', 'q4_k'].includes(fileDtype)) return 'q4';
+  return fileDtype === 'q8_0' ? 'int8' : 'bf16';
+}
+
 /** Throws 'invalid_config' when the KV pool cannot hold what was asked for. */
-export function enginePlan(settings: EngineSettings, model: ModelConfig, native: NativeInfo): EnginePlan {
-  const dtype = settings.dtype === 'auto' ? 'bf16' : settings.dtype;
+export function enginePlan(
+  settings: EngineSettings,
+  { config: model, fileDtype }: Pick<Checkpoint, 'config' | 'fileDtype'>,
+  native: NativeInfo,
+): EnginePlan {
+  const dtype = settings.dtype === 'auto' ? ownDtype(fileDtype) : settings.dtype;
   const { pageTokens } = native;
   const pageBytes = 2 * model.layers.length * model.numKvHeads * model.headDim * pageTokens * (dtype === 'f32' ? 4 : 2);
   const maxRows = Math.max(settings.maxNumBatchedTokens, settings.maxNumSeqs);

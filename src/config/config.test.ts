@@ -143,7 +143,7 @@ test('a wrong value names what was expected, what came and how to write it there
   assert.match(refusal({ env: { MANYFOLD_PORT: 'x' } }), /^MANYFOLD_PORT expects .* MANYFOLD_PORT=8080$/);
   const files = { 'm.yaml': 'port: [1, 2]' };
   assert.match(refusal({ argv: ['--config', 'm.yaml'], files }), /^m\.yaml:1: port expects .* port: 8080$/);
-  assert.match(refusal({ argv: ['--dtype', 'fp8'] }), /one of auto, f32, bf16, int8/);
+  assert.match(refusal({ argv: ['--dtype', 'fp8'] }), /one of auto, f32, bf16, int8, q4/);
   assert.match(refusal({ argv: ['--kv-bytes', '2G'] }), /a bare K, M or G is ambiguous/);
   assert.match(refusal({ argv: ['--insecure-no-auth=maybe'] }), /true or false/);
   assert.match(refusal({ argv: ['--adapter', 'noequals'] }), /NAME=PATH/);

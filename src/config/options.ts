@@ -76,11 +76,12 @@ export const OPTIONS = {
   dtype: required({
     section: 'Model',
     description:
-      "How weights and KV are held and multiplied. auto is the file's own precision class: f32, f16 and bf16 files run " +
-      'in bf16, and so do block formats such as Q4_K; nothing is quantized unasked. int8 rounds weights and their inputs ' +
-      'to 8 bits: half the memory, faster; adapters and KV stay as in bf16. f32 is the exact reference mode: twice the ' +
-      'memory, about half the speed.',
-    type: choice(['auto', 'f32', 'bf16', 'int8'], { float32: 'f32', bfloat16: 'bf16' }),
+      "How weights and KV are held and multiplied. auto is the file's own precision class: 4-bit GGUF files (Q4_0, Q4_1, " +
+      'Q4_K) run in q4 and Q8_0 ones in int8; f32, f16 and bf16 files run in bf16, and so do the other block formats. ' +
+      'Nothing is quantized below its own class unasked. q4 takes the codes and scales of 4-bit files as they are and ' +
+      'rounds the linears of other files to 4 bits; int8 rounds weights to 8. Both round the inputs of linears to 8 bits; ' +
+      'adapters and KV stay as in bf16. f32 is the exact reference mode: twice the memory, about half the speed.',
+    type: choice(['auto', 'f32', 'bf16', 'int8', 'q4'], { float32: 'f32', bfloat16: 'bf16' }),
     default: 'auto',
     example: 'f32',
   }),

@@ -10,7 +10,7 @@ import type { Origin } from './sources.js';
 export interface ModelSettings {
   /** A file, a folder or a hub id; undefined: the built-in default model. */
   readonly model: string | undefined;
-  readonly dtype: 'auto' | 'f32' | 'bf16' | 'int8';
+  readonly dtype: 'auto' | 'f32' | 'bf16' | 'int8' | 'q4';
   readonly chatTemplateFile: string | undefined;
   /** Names in the API, the first is used in answers; empty: derived from the model. */
   readonly servedModelNames: readonly string[];
@@ -22,7 +22,7 @@ export interface ModelSettings {
 }
 
 export interface EngineSettings {
-  readonly dtype: 'auto' | 'f32' | 'bf16' | 'int8';
+  readonly dtype: 'auto' | 'f32' | 'bf16' | 'int8' | 'q4';
   /** Tokens; undefined: the model's own, cut to what the KV pool holds. */
   readonly maxModelLen: number | undefined;
   readonly maxNumSeqs: number;

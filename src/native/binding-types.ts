@@ -77,9 +77,11 @@ export interface LoadOptions {
   /**
    * How weights are held and multiplied, and the type of the KV pool. int8: matrices as rotated int8 with a scale for each
    * output, multiplied by inputs rounded to int8 with a scale for each row; adapters' terms read the unrounded inputs, and
-   * the KV pool is bf16.
+   * the KV pool is bf16. q4: linears in 4 bits with a scale and a minimum for each group of 32 inputs, multiplied by inputs
+   * rounded to int8 in the same groups. Q4_0, Q4_1 and Q4_K tensors are taken exactly as they are, and the other matrices of
+   * such a file as in int8; of any other file the linears are rounded to 4 bits, and embedding and head held as in int8.
    */
-  readonly dtype: 'f32' | 'bf16' | 'int8';
+  readonly dtype: 'f32' | 'bf16' | 'int8' | 'q4';
   /** Compute threads, the caller of a step included; 0: one for each core. */
   readonly threads: number;
   /** 'auto', or one of {@link NativeInfo.isas}; 'scalar' is the reference. */

@@ -10,7 +10,7 @@ import { termSetFacts, toNativeTerms } from '../../src/adapters/native-terms.js'
 import { adapterVersion } from '../../src/adapters/version.js';
 import type { Checkpoint } from '../../src/checkpoint/checkpoint.js';
 import type { TermSet } from '../../src/core/terms.js';
-import type { NativeEngine } from '../../src/native/binding-types.js';
+import type { LoadOptions, NativeEngine } from '../../src/native/binding-types.js';
 import { loadNative } from '../../src/native/load-binding.js';
 import { toNativeModel } from '../../src/native/native-model.js';
 import { buildPlan, PagePool, type LoadedTerms, type StepPart, type TestSequence } from './plan.js';
@@ -18,7 +18,7 @@ import { buildPlan, PagePool, type LoadedTerms, type StepPart, type TestSequence
 export interface TestEngineOptions {
   readonly isa?: string;
   readonly threads?: number;
-  readonly dtype?: 'f32' | 'bf16' | 'int8';
+  readonly dtype?: LoadOptions['dtype'];
   readonly kvPages?: number;
   readonly maxRows?: number;
 }

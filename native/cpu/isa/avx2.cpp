@@ -7,7 +7,7 @@
 #include "tiers.h"
 
 // From here on, so that nothing which other files share is compiled for these instructions.
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 
 #include "simd_avx2.h"
 

@@ -117,6 +117,42 @@ struct Simd {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_int(a));
   }
 
+  using Q4Sum = __m256i;
+  using Q4Four = __m256i;
+  MF_INLINE Q4Sum q4_zero() { return _mm256_setzero_si256(); }
+  MF_INLINE Bytes load_bytes(const std::byte* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  MF_INLINE void store_bytes(std::byte* p, Bytes a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a);
+  }
+  MF_INLINE Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+  MF_INLINE Bytes high_nibbles(Bytes a) {
+    return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15));
+  }
+  MF_INLINE Q4Four set_four(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+  }
+  // Pairs of products, 2 · 15 · 127 at most, are summed in int16: eight of them fit.
+  MF_INLINE Q4Sum dot_q4(Q4Sum sum, Bytes w, Q4Four x) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+  }
+  MF_INLINE F q4_float(Q4Sum sum) {
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+  }
+  MF_INLINE void store_signed(int8_t* p, F a) {
+    const __m128i words = narrow_int(a);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+  }
+  MF_INLINE F load_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  MF_INLINE void store_half(uint16_t* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  }
+
   MF_INLINE Codes load_codes(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }

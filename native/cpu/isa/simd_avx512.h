@@ -119,6 +119,38 @@ struct Lanes {
                         _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
   }
 
+  using Q4Sum = __m512i;
+  using Q4Four = __m512i;
+  MF_INLINE Q4Sum q4_zero() { return _mm512_setzero_si512(); }
+  MF_INLINE Bytes load_bytes(const std::byte* p) { return _mm512_loadu_si512(p); }
+  MF_INLINE void store_bytes(std::byte* p, Bytes a) { _mm512_storeu_si512(p, a); }
+  MF_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+  MF_INLINE Bytes high_nibbles(Bytes a) {
+    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+  }
+  MF_INLINE Q4Four set_four(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm512_set1_epi32(four);
+  }
+  // Pairs of products, 2 · 15 · 127 at most, are summed in int16: eight of them fit.
+  MF_INLINE Q4Sum dot_q4(Q4Sum sum, Bytes w, Q4Four x) {
+    return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x));
+  }
+  MF_INLINE F q4_float(Q4Sum sum) {
+    return _mm512_cvtepi32_ps(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)));
+  }
+  MF_INLINE void store_signed(int8_t* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+  }
+  MF_INLINE F load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  MF_INLINE void store_half(uint16_t* p, F a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+  }
+
   MF_INLINE Codes load_codes(const uint32_t* p) { return _mm512_loadu_si512(p); }
   // A permutation takes the low four bits of each code word as the place in a table: two values.
   MF_INLINE F ternary(Codes c) {
@@ -163,6 +195,8 @@ struct Vnni : Base {
   using typename Base::Bytes;
   using typename Base::F;
   using typename Base::Inputs;
+  using typename Base::Q4Four;
+  using typename Base::Q4Sum;
 
   using Int8Input = uint8_t;
   static constexpr int32_t kInt8Depth = 4, kInt8Vectors = 4, kInt8Offset = 128;
@@ -177,6 +211,11 @@ struct Vnni : Base {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
   }
+  MF_INLINE Q4Sum dot_q4(Q4Sum sum, Bytes w, Q4Four x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+  }
+  MF_INLINE F q4_float(Q4Sum sum) { return _mm512_cvtepi32_ps(sum); }
   MF_INLINE void store_int8(Int8Input* p, F a) {
     const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));

@@ -22,6 +22,11 @@ struct Simd : avx2::Simd {
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
     return sum;
   }
+  MF_INLINE Q4Sum dot_q4(Q4Sum sum, Bytes w, Q4Four x) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
+    return sum;
+  }
+  MF_INLINE F q4_float(Q4Sum sum) { return _mm256_cvtepi32_ps(sum); }
   MF_INLINE void store_int8(Int8Input* p, F a) {
     const __m128i words = narrow_int(a);
     const __m128i bytes = _mm_xor_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(-128));

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../../core/dtype.h"
 #include "../kernels/inline.h"
 
 // Not inlined: unrolled tiles of sixteen-lane loops would take minutes to compile.
@@ -255,6 +256,65 @@ struct Simd {
       const auto rounded = finite ? static_cast<int32_t>(std::lrintf(a.lane[i])) : 0;
       p[i] = static_cast<Int8Input>(rounded + kInt8Offset);
     }
+  }
+
+  // A group of 4-bit products: sums of unsigned bytes times signed ones, four a lane. What a group
+  // of 32 sums up to stays within int16.
+  struct Q4Sum {
+    int32_t lane[kLanes];
+  };
+  struct Q4Four {
+    int8_t value[4];
+  };
+  MF_CALL Q4Sum q4_zero() { return {}; }
+  MF_CALL Bytes load_bytes(const std::byte* p) {
+    Bytes out;
+    std::memcpy(out.value, p, sizeof(out.value));
+    return out;
+  }
+  MF_CALL void store_bytes(std::byte* p, const Bytes& a) {
+    std::memcpy(p, a.value, sizeof(a.value));
+  }
+  MF_CALL Bytes low_nibbles(const Bytes& a) {
+    Bytes out;
+    for (int32_t i = 0; i < 4 * kLanes; ++i) out.value[i] = a.value[i] & 15;
+    return out;
+  }
+  MF_CALL Bytes high_nibbles(const Bytes& a) {
+    Bytes out;
+    for (int32_t i = 0; i < 4 * kLanes; ++i) out.value[i] = a.value[i] >> 4 & 15;
+    return out;
+  }
+  // The four signed bytes at p in every lane.
+  MF_CALL Q4Four set_four(const int8_t* p) {
+    Q4Four out;
+    std::memcpy(out.value, p, sizeof(out.value));
+    return out;
+  }
+  MF_CALL Q4Sum dot_q4(const Q4Sum& sum, const Bytes& w, const Q4Four& x) {
+    Q4Sum out = sum;
+    for (int32_t i = 0; i < 4 * kLanes; ++i) out.lane[i / 4] += w.value[i] * x.value[i % 4];
+    return out;
+  }
+  MF_CALL F q4_float(const Q4Sum& sum) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = static_cast<float>(sum.lane[i]);
+    return out;
+  }
+  // Integers of -127 to 127 as signed bytes; anything for what is not finite.
+  MF_CALL void store_signed(int8_t* p, const F& a) {
+    for (int32_t i = 0; i < kLanes; ++i) {
+      p[i] = a.lane[i] - a.lane[i] == 0.0f ? static_cast<int8_t>(a.lane[i]) : int8_t{0};
+    }
+  }
+  // kLanes values in half precision.
+  MF_CALL F load_half(const uint16_t* p) {
+    F out;
+    for (int32_t i = 0; i < kLanes; ++i) out.lane[i] = f16_to_f32(p[i]);
+    return out;
+  }
+  MF_CALL void store_half(uint16_t* p, const F& a) {
+    for (int32_t i = 0; i < kLanes; ++i) p[i] = f32_to_f16(a.lane[i]);
   }
 
   // Words of ternary values, two bits each from the lowest on: 0, 1, or 2 for -1.

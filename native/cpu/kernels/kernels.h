@@ -78,6 +78,35 @@ struct Int8Kernels {
   void (*gemm)(const Int8Args& args);
 };
 
+// y[m, n] = W[n] · x[m] of 4-bit weights and int8 inputs in groups, for the outputs of panels
+// panel0 .. panel1 - 1, all rows. x is written by Q4Kernels::quantize.
+struct Q4Args {
+  const std::byte* weights = nullptr;
+  bool wide = false;  // WeightFormat::kQ4Wide
+  int32_t cols = 0;
+  int32_t panel0 = 0, panel1 = 0;
+  const std::byte* x = nullptr;
+  int64_t x_stride = 0;  // bytes
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int32_t rows = 0;
+  TileCounts* counts = nullptr;
+};
+
+// Products with 4-bit base weights; what the numbers mean is told in q4_rows.h.
+struct Q4Kernels {
+  int32_t panel_rows;
+  size_t (*panel_bytes)(int32_t cols, bool wide);
+  // Packs `count` rows as one panel; without wide, half precision must hold d and m.
+  void (*pack)(const Q4Rows& rows, int32_t count, int32_t cols, bool wide, std::byte* panel);
+  // Row `row` of a panel.
+  void (*unpack_row)(const std::byte* panel, int32_t row, int32_t cols, bool wide,
+                     const Q4Rows& out);
+  // A row of inputs as Q4Inputs, q4_groups(cols) of them.
+  void (*quantize)(const float* x, int32_t cols, std::byte* out);
+  void (*gemm)(const Q4Args& args);
+};
+
 // How an adapter's factor is stored: plain values, signed bytes, or two-bit codes of -1, 0 and 1.
 // Scales of the last two belong into ReduceArgs::factor and SpreadArgs::out_diag.
 class FactorType {
@@ -217,6 +246,7 @@ struct Kernels {
   void (*round_inputs)(const float* x, int64_t n, uint16_t* out);
   void (*gemm)(const GemmArgs& args);
   Int8Kernels int8;
+  Q4Kernels q4;
 
   // Adapters' factors. What is packed are values that the type holds exactly.
   int32_t (*spread_rows)();

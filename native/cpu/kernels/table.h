@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "int8.h"
 #include "lowrank.h"
+#include "q4.h"
 #include "rows.h"
 #include "sparse.h"
 
@@ -164,6 +165,7 @@ constexpr Kernels make_kernels() {
       .round_inputs = round_inputs<S>,
       .gemm = T::multiply,
       .int8 = make_int8_kernels<S>(),
+      .q4 = make_q4_kernels<S>(),
       .spread_rows = T::spread_rows,
       .spread_bytes = T::spread_bytes,
       .pack_spread = T::pack_spread,

@@ -10,7 +10,7 @@ class ReferenceBackend final : public Backend {
  public:
   explicit ReferenceBackend(const BackendOptions& options)
       : options_(options),
-        weights_(options_.model, options_.dtype, options_.format),
+        weights_(options_.model, options_.dtype, options_.format, options_.formats),
         terms_(options_.model),
         kv_(options_.model, options_.dtype, options_.kv_pages),
         ops_(options_, weights_, terms_, kv_) {}

@@ -9,6 +9,7 @@
 #include "../../core/error.h"
 #include "../../core/rope.h"
 #include "../int8_rows.h"
+#include "../q4_rows.h"
 
 namespace manyfold {
 
@@ -186,6 +187,8 @@ void ReferenceOps::base_products(const LinearCall& call, WeightShape shape) {
   const Int8Matrix* int8 = weights_.int8_matrix(call.site);
   if (int8 != nullptr) {
     int8_products(*int8, static_cast<int32_t>(call.plan_rows.size()), shape, call.out);
+  } else if (const Q4Matrix* q4 = weights_.q4_matrix(call.site); q4 != nullptr) {
+    q4_products(*q4, static_cast<int32_t>(call.plan_rows.size()), shape, call.out);
   } else {
     const float* w = weights_.matrix(call.site);
     for (int32_t o = 0; o < shape.rows; ++o) {
@@ -216,6 +219,29 @@ void ReferenceOps::int8_products(const Int8Matrix& matrix, int32_t rows, WeightS
       for (size_t k = 0; k < cols; ++k) sum += w[k] * x[k];
       out[int64_t{i} * shape.rows + o] =
           static_cast<float>(sum) * (scale * matrix.scales[static_cast<size_t>(o)]);
+    }
+  }
+}
+
+// Likewise, W in 4 bits.
+void ReferenceOps::q4_products(const Q4Matrix& matrix, int32_t rows, WeightShape shape,
+                               float* out) {
+  const int32_t groups = q4_groups(shape.cols);
+  std::vector<Q4Inputs> x(static_cast<size_t>(groups));
+  for (int32_t i = 0; i < rows; ++i) {
+    quantize_q4_input(inputs_.data() + int64_t{i} * shape.cols, shape.cols, x.data());
+    for (int32_t o = 0; o < shape.rows; ++o) {
+      const uint8_t* codes = matrix.codes(o);
+      float total = 0.0f;
+      for (int32_t g = 0; g < groups; ++g) {
+        const Q4Inputs& of = x[static_cast<size_t>(g)];
+        const int32_t count = std::min(kQ4Group, shape.cols - g * kQ4Group);
+        int32_t sum = 0;
+        for (int32_t k = 0; k < count; ++k) sum += codes[g * kQ4Group + k] * of.values[k];
+        total = std::fma(static_cast<float>(sum), matrix.d(o, g) * of.scale, total);
+        total = std::fma(matrix.m(o, g), of.sum, total);
+      }
+      out[int64_t{i} * shape.rows + o] = total;
     }
   }
 }

@@ -61,6 +61,7 @@ class ReferenceOps final : public StepOps {
   void add_reads(const std::set<const SiteTerms*>& sites);
   void base_products(const LinearCall& call, WeightShape shape);
   void int8_products(const Int8Matrix& matrix, int32_t rows, WeightShape shape, float* out);
+  void q4_products(const Q4Matrix& matrix, int32_t rows, WeightShape shape, float* out);
   void apply_linear(const LinearCall& call);
   void add_differences(const SiteTerms& terms, const float* gate, const float* x, int32_t out,
                        float* y);

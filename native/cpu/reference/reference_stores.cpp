@@ -18,29 +18,67 @@ void round_to_bf16(std::vector<float>& values) {
 
 }  // namespace
 
-ReferenceWeights::ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format)
+ReferenceWeights::ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format,
+                                   std::span<const WeightFormat> formats)
     : model_(model),
       dtype_(dtype),
-      format_(format),
+      formats_(formats.begin(), formats.end()),
       weights_((model.layers.size() + 1) * kSiteCount),
       biases_(weights_.size()),
-      int8_(weights_.size()) {}
+      int8_(weights_.size()) {
+  for (size_t i = formats_.size(); i < weights_.size(); ++i) {
+    formats_.push_back(matrix_format(format, static_cast<Site>(i % kSiteCount)));
+  }
+}
 
-void ReferenceWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
-                                  const RowReader& read) {
+// Room for a weight or bias.
+std::vector<float>& ReferenceWeights::start(SiteRef site, WeightPart part, int32_t rows,
+                                            int32_t cols) {
   std::vector<float>& values =
       (part == WeightPart::kBias ? biases_ : weights_)[static_cast<size_t>(site_index(site))];
   MF_CHECK(values.empty(), site_label(site) + ": its weight was given twice");
   values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
-  read(0, rows, values.data());
-  if (part == WeightPart::kWeight && !is_norm_site(site.site)) {
-    if (format_ == WeightFormat::kInt8) {
-      quantize(int8_[static_cast<size_t>(site_index(site))], values, rows, cols);
-    } else if (dtype_ == Dtype::kBf16) {
-      round_to_bf16(values);
-    }
-  }
   bytes_ += values.size() * sizeof(float);
+  return values;
+}
+
+void ReferenceWeights::add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
+                                  const RowReader& read) {
+  std::vector<float>& values = start(site, part, rows, cols);
+  read(0, rows, values.data());
+  if (part == WeightPart::kBias || is_norm_site(site.site)) return;
+  const size_t index = weight_index(site);
+  if (is_q4(formats_[index])) {
+    Q4Matrix matrix(rows, cols);
+    for (int32_t row = 0; row < rows; ++row) {
+      quantize_q4_weight(values.data() + int64_t{row} * cols, cols, matrix.from(row));
+    }
+    keep_q4(index, std::move(matrix), values, cols);
+  } else if (formats_[index] == WeightFormat::kInt8) {
+    quantize(int8_[index], values, rows, cols);
+  } else if (dtype_ == Dtype::kBf16) {
+    round_to_bf16(values);
+  }
+}
+
+void ReferenceWeights::add_q4_weight(SiteRef site, int32_t rows, int32_t cols,
+                                     const Q4Reader& read) {
+  MF_ASSERT(holds_q4(site));
+  std::vector<float>& values = start(site, WeightPart::kWeight, rows, cols);
+  Q4Matrix matrix(rows, cols);
+  read(0, rows, matrix.from(0));
+  keep_q4(weight_index(site), std::move(matrix), values, cols);
+}
+
+// values become those that the matrix stands for.
+void ReferenceWeights::keep_q4(size_t index, Q4Matrix&& matrix, std::vector<float>& values,
+                               int32_t cols) {
+  const auto rows = static_cast<int32_t>(values.size() / static_cast<size_t>(cols));
+  for (int32_t row = 0; row < rows; ++row) {
+    dequantize_q4_weight(matrix.from(row), cols, values.data() + int64_t{row} * cols);
+  }
+  bytes_ += matrix.bytes();
+  q4_.emplace(index, std::move(matrix));
 }
 
 // values become those that the matrix stands for.
@@ -95,7 +133,12 @@ const float* ReferenceWeights::matrix(SiteRef site) const {
 }
 
 const Int8Matrix* ReferenceWeights::int8_matrix(SiteRef site) const {
-  return format_ == WeightFormat::kInt8 ? &int8_[weight_index(site)] : nullptr;
+  return format_of(site) == WeightFormat::kInt8 ? &int8_[weight_index(site)] : nullptr;
+}
+
+const Q4Matrix* ReferenceWeights::q4_matrix(SiteRef site) const {
+  const auto place = q4_.find(weight_index(site));
+  return place == q4_.end() ? nullptr : &place->second;
 }
 
 const float* ReferenceWeights::bias(SiteRef site) const {

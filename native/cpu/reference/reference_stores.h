@@ -4,9 +4,11 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "../../core/backend.h"
+#include "../q4_rows.h"
 #include "unpacked_terms.h"
 
 namespace manyfold {
@@ -17,13 +19,17 @@ struct Int8Matrix {
   std::vector<float> scales;   // [rows]
 };
 
-// Matrices are rounded to int8 or bf16 when format and dtype say so (the values the fast backend
-// multiplies with); norm weights and biases stay float32, as everywhere.
+// Matrices are rounded to 4 bits, int8 or bf16 when format and dtype say so (the values the fast
+// backend multiplies with); norm weights and biases stay float32, as everywhere.
 class ReferenceWeights final : public WeightStore {
  public:
-  ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format);
+  // formats: by site_index; none: matrix_format(format, site).
+  ReferenceWeights(const ModelConfig& model, Dtype dtype, WeightFormat format,
+                   std::span<const WeightFormat> formats);
   void add_weight(SiteRef site, WeightPart part, int32_t rows, int32_t cols,
                   const RowReader& read) override;
+  bool holds_q4(SiteRef site) const override { return is_q4(format_of(site)); }
+  void add_q4_weight(SiteRef site, int32_t rows, int32_t cols, const Q4Reader& read) override;
   void read_weight(SiteRef site, WeightPart part, int32_t row0, int32_t count,
                    float* out) const override;
   bool has_weight(SiteRef site, WeightPart part) const override;
@@ -31,21 +37,26 @@ class ReferenceWeights final : public WeightStore {
 
   // [rows, cols]; a tied head is the embedding. The site must have been added.
   const float* matrix(SiteRef site) const;
-  // The same matrix in int8, or null where the format is plain.
+  // The same matrix in int8 or 4 bits, or null where it is held otherwise.
   const Int8Matrix* int8_matrix(SiteRef site) const;
+  const Q4Matrix* q4_matrix(SiteRef site) const;
   // [out], or null when the linear has none.
   const float* bias(SiteRef site) const;
 
  private:
   const std::vector<float>* find(SiteRef site, WeightPart part) const;
   size_t weight_index(SiteRef site) const;
+  WeightFormat format_of(SiteRef site) const { return formats_[weight_index(site)]; }
+  std::vector<float>& start(SiteRef site, WeightPart part, int32_t rows, int32_t cols);
   void quantize(Int8Matrix& matrix, std::vector<float>& values, int32_t rows, int32_t cols);
+  void keep_q4(size_t index, Q4Matrix&& matrix, std::vector<float>& values, int32_t cols);
 
   const ModelConfig& model_;
   Dtype dtype_;
-  WeightFormat format_;
-  std::vector<std::vector<float>> weights_, biases_;  // by site_index
+  std::vector<WeightFormat> formats_;  // by site_index, as all below
+  std::vector<std::vector<float>> weights_, biases_;
   std::vector<Int8Matrix> int8_;
+  std::map<size_t, Q4Matrix> q4_;
   size_t bytes_ = 0;
 };
 
