@@ -26,6 +26,9 @@ inline constexpr int kDtypeCount = 11;
 // How a backend holds matrices of base weights: in its dtype, or as int8 with one scale a row
 // (cpu/int8_rows.h).
 enum class WeightFormat : uint8_t { kPlain, kInt8 };
+// How a backend holds keys and values: in its dtype, or as int8 with one scale a token and head
+// (cpu/int8_kv.h).
+enum class KvFormat : uint8_t { kPlain, kInt8 };
 // Most inputs of an int8 linear: sums of 255 · 127 stay within int32.
 inline constexpr int32_t kMostInt8Inputs = 65536;
 
