@@ -1,6 +1,6 @@
 /**
  * What each format of weights costs: the mean KL divergence of the default model's next-token distributions, float32
- * against bf16 and int8, over committed text of this repository in windows of 512 tokens. Prints the figures, ends with 1
+ * against bf16, int8, and bf16 with int8 keys and values, over committed text of this repository in windows of 512 tokens. Prints the figures, ends with 1
  * when one is above its limit. Run by CI: `node dist/test/kl-formats.js [TOKENS] [FORMAT ...]` (not part of `npm test`:
  * it takes minutes).
  */
@@ -14,9 +14,9 @@ import { buildPlan, PagePool, TestSequence } from './support/plan.js';
 
 /**
  * Limits of the mean. int8: twice what 8-bit blocks of 32 weights and inputs (Q8_0) lose on this text, 6.6e-3
- * (docs/benchmarks/cpu.md).
+ * (docs/benchmarks/cpu.md). bf16-kv8: bf16 weights over an int8 KV pool.
  */
-const LIMITS = { bf16: 0.005, int8: 0.0132 } as const;
+const LIMITS = { bf16: 0.005, int8: 0.0132, 'bf16-kv8': 0.005 } as const;
 type Format = keyof typeof LIMITS;
 const DEFAULT_TOKENS = 20_480;
 const WINDOW = 512;
@@ -121,7 +121,9 @@ async function main(): Promise<void> {
   const reference = await openTestEngine(checkpoint, { ...size, dtype: 'f32' });
   const cases: Case[] = [];
   for (const format of formats) {
-    const test = await openTestEngine(checkpoint, { ...size, dtype: format });
+    const int8Kv = format === 'bf16-kv8';
+    const kind = int8Kv ? ({ dtype: 'bf16', kvCacheDtype: 'int8' } as const) : ({ dtype: format } as const);
+    const test = await openTestEngine(checkpoint, { ...size, ...kind });
     cases.push({ format, test, sum: 0, worst: 0, rows: 0 });
   }
   for (let i = 0; i < windows; i++) await addWindow(reference, cases, ids.slice(i * WINDOW, (i + 1) * WINDOW));

@@ -180,8 +180,8 @@ class TermPacker {
 
   void add_prefix(PackedPrefix& prefix, const Term& term) {
     const Prefix& op = std::get<Prefix>(term.op);
-    // Tiers that multiply pairs of bf16 round attention's weights to it, which a float32 model must
-    // not meet.
+    // Tiers that multiply pairs of bf16 keep sixteen bits of queries and weights; a float32 model
+    // wants all of them.
     prefix.dtype = kernels_.rounds_inputs ? Dtype::kF32 : exact_dtype({&op.k, &op.v});
     prefix.tokens = op.k.shape[0];
     prefix.gated = op.gate.has_value();

@@ -72,26 +72,28 @@ MF_FLATTEN void read_ahead(const void* from, int64_t bytes) {
   }
 }
 
-// One step of sixteen queries (both halves of them) with all pages.
-MF_FLATTEN void score_step(const uint16_t* high, const uint16_t* low, int64_t q_bytes,
-                           const uint16_t* const (&k)[kTilePages], int32_t pages) {
-  _tile_loadd(4, high, q_bytes);
-  _tile_loadd(6, k[0], amx::kRowBytes);
+// One step of sixteen queries, or of their weights (both bf16 values of them), with up to four
+// tiles of factors whose rows are `stride` bytes apart.
+MF_FLATTEN void multiply_step(const uint16_t* high, const uint16_t* low, int64_t row_bytes,
+                              const uint16_t* const (&k)[kTilePages], int64_t stride,
+                              int32_t tiles) {
+  _tile_loadd(4, high, row_bytes);
+  _tile_loadd(6, k[0], stride);
   _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, low, q_bytes);
-  if (pages > 1) {
-    _tile_loadd(7, k[1], amx::kRowBytes);
+  _tile_loadd(5, low, row_bytes);
+  if (tiles > 1) {
+    _tile_loadd(7, k[1], stride);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(0, 5, 6);
     _tile_dpbf16ps(1, 5, 7);
   } else {
     _tile_dpbf16ps(0, 5, 6);
   }
-  if (pages > 2) {
-    _tile_loadd(6, k[2], amx::kRowBytes);
+  if (tiles > 2) {
+    _tile_loadd(6, k[2], stride);
     _tile_dpbf16ps(2, 4, 6);
-    if (pages > 3) {
-      _tile_loadd(7, k[3], amx::kRowBytes);
+    if (tiles > 3) {
+      _tile_loadd(7, k[3], stride);
       _tile_dpbf16ps(3, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
@@ -130,7 +132,7 @@ void score_pages(const KeySource& source, State& state) {
       for (int32_t p = 0; p < source.pages; ++p) {
         k[p] = last ? source.last[p] : source.k[p] + at * kPageTokens;
       }
-      score_step(high + at, low + at, q_bytes, k, source.pages);
+      multiply_step(high + at, low + at, q_bytes, k, amx::kRowBytes, source.pages);
     }
     store_sums(state.scores + int64_t{query} * kAttentionTile, kScoreBytes, source.pages);
   }
@@ -151,6 +153,7 @@ void add_products(const AttentionArgs& a, const ValueSource& source, State& stat
   const auto tiles = static_cast<int32_t>((a.head_dim + 15) / 16);
   for (int32_t query = 0; query < state.queries; query += kQueryTile) {
     const uint16_t* weights = state.weights + int64_t{query} * kAttentionTile;
+    const uint16_t* rests = state.rests + int64_t{query} * kAttentionTile;
     // Scores have become weights: their place takes the products.
     float* products = state.scores + int64_t{query} * kAttentionTile;
     const int32_t rows = clamp(state.queries - query, 0, kQueryTile);
@@ -158,23 +161,10 @@ void add_products(const AttentionArgs& a, const ValueSource& source, State& stat
       const int32_t count = clamp(tiles - tile, 0, 4);
       zero_sums();
       for (int32_t half = 0; half < source.halves; ++half) {
-        const uint16_t* v = source.v[half] + tile * 32;
-        const int64_t stride = source.stride[half];
-        _tile_loadd(4, weights + half * kHalfTile, kWeightBytes);
-        _tile_loadd(6, v, stride);
-        _tile_dpbf16ps(0, 4, 6);
-        if (count > 1) {
-          _tile_loadd(7, v + 32, stride);
-          _tile_dpbf16ps(1, 4, 7);
-        }
-        if (count > 2) {
-          _tile_loadd(6, v + 64, stride);
-          _tile_dpbf16ps(2, 4, 6);
-        }
-        if (count > 3) {
-          _tile_loadd(7, v + 96, stride);
-          _tile_dpbf16ps(3, 4, 7);
-        }
+        const uint16_t* v[kTilePages];
+        for (int32_t i = 0; i < count; ++i) v[i] = source.v[half] + (tile + i) * 32;
+        multiply_step(weights + half * kHalfTile, rests + half * kHalfTile, kWeightBytes, v,
+                      source.stride[half], count);
       }
       store_sums(products, kScoreBytes, count);
       memory_barrier();
@@ -218,7 +208,8 @@ struct TileProducts {
   template <size_t kCount>
   static Simd::F put_weights(const AttentionArgs&, const Pages&, int32_t query,
                              const Simd::F (&weights)[kCount], State& state) {
-    return put_pair_weights<Simd>(weights, state.weights + int64_t{query} * kAttentionTile);
+    put_pair_weights<Simd>(weights, query, state);
+    return sum_weights<Simd>(weights);
   }
 
   static void add_values(const AttentionArgs& a, const Pages& tile, const Pages& next,
@@ -297,17 +288,16 @@ struct Int8TileProducts {
   static Simd::F put_weights(const AttentionArgs& a, const Int8Pages& tile, int32_t query,
                              const Simd::F (&weights)[kCount], State& state) {
     static_assert(kCount == kTilePages);
-    Simd::F sum = Simd::zero(), scaled[kCount];
+    Simd::F scaled[kCount];
     for (int32_t p = 0; p < kTilePages; ++p) {
-      sum = Simd::add(sum, weights[p]);
       scaled[p] = Simd::zero();
       if (p >= tile.pages) continue;
       const Simd::F scale = Simd::load(tile.scales(tile.v[p], a.head_dim));
       const auto seen = Simd::less(Simd::zero(), weights[p]);
       scaled[p] = Simd::select(seen, Simd::mul(weights[p], scale), Simd::zero());
     }
-    put_pair_weights<Simd>(scaled, state.weights + int64_t{query} * kAttentionTile);
-    return sum;
+    put_pair_weights<Simd>(scaled, query, state);
+    return sum_weights<Simd>(weights);
   }
 
   static void add_values(const AttentionArgs& a, const Int8Pages& tile, const Int8Pages& next,

@@ -51,7 +51,8 @@ struct Softmax {
   int64_t half_width;  // head_dim in whole steps of bf16
   uint16_t* high;      // [padded][half_width] scaled queries as bf16
   uint16_t* low;       // what bf16 left of them, as bf16
-  uint16_t* weights;   // [padded][kAttentionTile] bf16
+  uint16_t* weights;   // [padded][kAttentionTile] weights as bf16
+  uint16_t* rests;     // what bf16 left of them, as bf16
   float* scores;       // [padded][kAttentionTile], then float32 weights
   std::byte* tile;     // copies of a tile's keys or values: kAttentionTile · (half_width · 2 + 16)
   float* scaled;       // [queries][width] queries times scale · log2 e
@@ -67,7 +68,8 @@ struct Softmax {
         high(reinterpret_cast<uint16_t*>(scratch)),
         low(high + padded * half_width),
         weights(low + padded * half_width),
-        scores(reinterpret_cast<float*>(weights + int64_t{padded} * kAttentionTile)),
+        rests(weights + int64_t{padded} * kAttentionTile),
+        scores(reinterpret_cast<float*>(rests + int64_t{padded} * kAttentionTile)),
         tile(reinterpret_cast<std::byte*>(scores + int64_t{padded} * kAttentionTile)),
         scaled(reinterpret_cast<float*>(tile + tile_bytes(half_width))),
         sums(scaled + n * width),
@@ -78,7 +80,7 @@ struct Softmax {
   static int64_t tile_bytes(int64_t half_width) { return kAttentionTile * (half_width * 2 + 16); }
   static int64_t floats(int32_t n, int32_t head_dim) {
     const int64_t rows = round_up(n, kQueryTile), half = round_up(head_dim, kDepthTile);
-    return rows * half + rows * kAttentionTile * 3 / 2 + tile_bytes(half) / 4 +
+    return rows * half + rows * kAttentionTile * 2 + tile_bytes(half) / 4 +
            n * (2 * round_up(head_dim, S::kLanes) + S::kLanes + 2);
   }
 
@@ -146,7 +148,6 @@ KeyTile<S, T> key_tile(const KeySegment& segment, int32_t end, int32_t tile, int
 }
 
 // Scores of one query become weights; tokens from `begin` to before `end` of the tile are seen.
-// Where products round weights to bf16, the sum is of the rounded ones.
 template <class S, class Products>
 void weigh_tile(int32_t begin, int32_t end, int32_t query, const AttentionArgs& a,
                 const KeyTile<S, typename Products::Value>& tile, Softmax<S>& state) {

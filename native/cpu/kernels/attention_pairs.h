@@ -1,5 +1,5 @@
-// Attention's products of bf16 pairs, for tiers that multiply two bf16 values at a time: queries as
-// two bf16 values each (sixteen bits), weights rounded to one. Keys of other types are multiplied
+// Attention's products of bf16 pairs, for tiers that multiply two bf16 values at a time: queries
+// and weights as two bf16 values each (sixteen bits). Keys of other types are multiplied
 // in float32. Included by kernels/table.h and isa/amx_attention.cpp.
 #pragma once
 
@@ -24,17 +24,23 @@ struct PairPanel {
   }
 };
 
-// Weights of one query as bf16; returns the sums of the rounded ones.
+// Weights of one query as two bf16 values each.
 template <class S, size_t kCount>
-MF_FLATTEN typename S::F put_pair_weights(const typename S::F (&weights)[kCount], uint16_t* to) {
-  const uint16_t ones[2] = {0x3f80, 0x3f80};
-  const auto one = S::set_pair(ones);
-  typename S::F sum = S::zero();
-  for (size_t i = 0; i < kCount; i += 2) {
-    const auto pairs = S::round_pairs(weights[i], weights[i + 1]);
-    S::store_pairs(to + i * S::kLanes, pairs);
-    sum = S::dot(sum, pairs, one);
+MF_FLATTEN void put_pair_weights(const typename S::F (&weights)[kCount], int32_t query,
+                                 Softmax<S>& state) {
+  uint16_t* high = state.weights + int64_t{query} * kAttentionTile;
+  uint16_t* low = state.rests + int64_t{query} * kAttentionTile;
+  for (size_t i = 0; i < kCount; i += 2, high += 2 * S::kLanes, low += 2 * S::kLanes) {
+    S::store_pairs(high, S::round_pairs(weights[i], weights[i + 1]));
+    S::store_pairs(low, S::round_pairs(S::sub(weights[i], S::widen(high)),
+                                       S::sub(weights[i + 1], S::widen(high + S::kLanes))));
   }
+}
+
+template <class S, size_t kCount>
+MF_FLATTEN typename S::F sum_weights(const typename S::F (&weights)[kCount]) {
+  typename S::F sum = S::zero();
+  for (const auto& weight : weights) sum = S::add(sum, weight);
   return sum;
 }
 
@@ -84,7 +90,8 @@ struct PairProducts {
   template <size_t kCount>
   static typename S::F put_weights(const AttentionArgs&, const KeyTile<S, Value>&, int32_t query,
                                    const typename S::F (&weights)[kCount], Softmax<S>& state) {
-    return put_pair_weights<S>(weights, state.weights + int64_t{query} * kAttentionTile);
+    put_pair_weights<S>(weights, query, state);
+    return sum_weights<S>(weights);
   }
 
   static void add_values(const AttentionArgs& a, const KeyTile<S, Value>& tile,
@@ -117,8 +124,11 @@ struct PairProducts {
       const Value* v[kVectors];
       for (int32_t i = 0; i < kVectors; ++i) v[i] = tile.v[page] + (vector + i) * P::kStep;
       const uint16_t* weights[kQueries];
+      const uint16_t* rests[kQueries];
       for (int32_t i = 0; i < kQueries; ++i) {
-        weights[i] = state.weights + int64_t{query + i} * kAttentionTile + page * kPageTokens;
+        const int64_t at = int64_t{query + i} * kAttentionTile + page * kPageTokens;
+        weights[i] = state.weights + at;
+        rests[i] = state.rests + at;
       }
       const int32_t left = tile.tokens - page * kPageTokens;
       const int32_t tokens = left < kPageTokens ? left : kPageTokens;
@@ -128,7 +138,9 @@ struct PairProducts {
         ahead = look_ahead<S>(from + bytes * vector / vectors, bytes * kVectors / vectors,
                               kPageTokens / 2, 1);
       }
+      Ahead none;
       products.multiply(v, weights, (tokens + 1) / 2, int64_t{a.head_dim} * 2, ahead);
+      products.multiply(v, rests, (tokens + 1) / 2, int64_t{a.head_dim} * 2, none);
     }
   }
 
