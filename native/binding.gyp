@@ -39,6 +39,7 @@
       'cpu/sliced_rows.cpp',
       'cpu/thread_pool.cpp',
       'cpu/isa/amx.cpp',
+      'cpu/isa/amx_attention.cpp',
       'cpu/isa/avx2.cpp',
       'cpu/isa/avx512.cpp',
       'cpu/isa/avx512bf16.cpp',

@@ -1,8 +1,8 @@
 /**
  * What each format of weights costs: the mean KL divergence of the default model's next-token distributions, float32
- * against bf16, int8 and q4, over committed text of this repository in windows of 512 tokens. Prints the figures, ends with 1
- * when one is above its limit. Run by CI: `node dist/test/kl-formats.js [TOKENS] [FORMAT ...]` (not part of `npm test`:
- * it takes minutes).
+ * against bf16, bf16 with int8 keys and values, int8 and q4, over committed text of this repository in windows of 512
+ * tokens. Prints the figures, ends with 1 when one is above its limit. Run by CI:
+ * `node dist/test/kl-formats.js [TOKENS] [FORMAT ...]` (not part of `npm test`: it takes minutes).
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -18,8 +18,9 @@ import { shuffledCheckpoint } from './support/shuffled-model.js';
  * Limits of the mean. int8: twice what 8-bit blocks of 32 weights and inputs (Q8_0) lose on this text, 6.6e-3
  * (docs/benchmarks/cpu.md). q4: twice what the 4-bit file loses with inputs and head in Q8_0, 3.7e-3. q4-rounded: what Q4_0
  * loses on the same shuffled model.
+ * bf16-kv8: bf16 weights over an int8 KV pool.
  */
-const LIMITS = { bf16: 0.005, int8: 0.0132, q4: 0.0074, 'q4-rounded': 0.41 } as const;
+const LIMITS = { bf16: 0.005, 'bf16-kv8': 0.005, int8: 0.0132, q4: 0.0074, 'q4-rounded': 0.41 } as const;
 type Format = keyof typeof LIMITS;
 const DEFAULT_TOKENS = 20_480;
 const WINDOW = 512;
@@ -99,6 +100,9 @@ function isFormat(name: string): name is Format {
 
 /** 'q4-rounded' is the model in bf16, its channels shuffled, rounded to 4 bits by the engine. */
 async function openFormat(reference: TestEngine, format: Format, size: TestEngineOptions): Promise<TestEngine> {
+  if (format === 'bf16-kv8') {
+    return openTestEngine(reference.checkpoint, { ...size, dtype: 'bf16', kvCacheDtype: 'int8' });
+  }
   if (format !== 'q4-rounded') return openTestEngine(reference.checkpoint, { ...size, dtype: format });
   const folder = mkdtempSync(path.join(tmpdir(), 'manyfold-kl-'));
   try {

@@ -44,6 +44,22 @@ function relativeError(found: readonly Float32Array[], expected: readonly Float3
   return Math.sqrt(error / norm);
 }
 
+describe('int8 keys and values', () => {
+  for (const { name: model } of readdirSync(MODELS, { withFileTypes: true }).filter((entry) => entry.isDirectory())) {
+    test(model, async () => {
+      const kvCacheDtype = 'int8';
+      const exact = await logitsOf(model, { dtype: 'f32', isa: 'scalar' });
+      const reference = await logitsOf(model, { dtype: 'f32', isa: 'scalar', kvCacheDtype });
+      const cost = relativeError(reference, exact);
+      assert.ok(cost < 0.05 && cost > 0, `int8 keys and values are ${cost} from float32`);
+      for (const isa of loadNative().info().isas) {
+        const found = relativeError(await logitsOf(model, { dtype: 'f32', isa, kvCacheDtype }), reference);
+        assert.ok(found < 0.01, `${isa} is ${found} from the reference`);
+      }
+    });
+  }
+});
+
 /** Most that a format may change, by tiny model: rows of a few dozen inputs, larger models lose less. */
 const COSTS = { int8: 0.1, q4: 0.5 } as const;
 

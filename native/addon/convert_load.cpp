@@ -107,6 +107,10 @@ EngineOptions to_engine_options(const Napi::Value& value) {
   const int32_t type = to_choice(field(object, "dtype"), "dtype", kTypes);
   options.backend.dtype = type == 0 ? Dtype::kF32 : Dtype::kBf16;
   options.backend.format = kFormats[type];
+  static constexpr const char* kKvTypes[] = {"auto", "int8"};
+  const Napi::Value kv = object.Get("kvCacheDtype");
+  const bool int8_kv = !kv.IsUndefined() && to_choice(kv, "kvCacheDtype", kKvTypes) == 1;
+  options.backend.kv_format = int8_kv ? KvFormat::kInt8 : KvFormat::kPlain;
   options.backend.threads = to_int32(field(object, "threads"), "threads", 0, kMostInt);
   options.backend.isa = to_text(field(object, "isa"), "isa");
   options.backend.kv_pages = to_int32(field(object, "kvPages"), "kvPages", 0, kMostInt);

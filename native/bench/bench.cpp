@@ -3,8 +3,9 @@
 // it is timed, and each figure stands beside its bound: the larger of its arithmetic at the
 // measured peak and its bytes at the measured bandwidth.
 //
-// Arguments: parts to run (bounds, linears, terms, attention, steps; all without), and isa=NAME,
-// threads=N, weights=bf16|int8|q4, wait=SECONDS (to wait in all for others to leave the machine).
+// Arguments: parts to run (bounds, linears, terms, attention, steps, profile; all without), and
+// isa=NAME, threads=N, weights=bf16|int8|q4, wait=SECONDS (to wait in all for others to leave the
+// machine).
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -19,6 +20,7 @@
 #include "../cpu/kv_pool.h"
 #include "../model/forward.h"
 #include "machine.h"
+#include "profile.h"
 #include "terms_bench.h"
 #include "timing.h"
 
@@ -439,6 +441,61 @@ class Steps {
     print_step("prefill 512, LoRA r16", 1, 0, 512, true);
   }
 
+  // Median of each operation over some steps, and its share of their sum. With adapters, what they
+  // add to the linears is told apart.
+  Profile print_profile(const std::string& name, const Plan& plan) {
+    constexpr size_t kRuns = 7;
+    ProfiledOps ops(backend_->ops());
+    const StepPlan view = plan.view();
+    std::array<std::array<double, kRuns>, kOpCount> runs;
+    for (size_t i = 0; i <= kRuns; ++i) {
+      StepResult result;
+      wait_for_idle();
+      run_step(rig_.model, ops, view, result);
+      const Profile one = ops.take();
+      for (size_t op = 0; i > 0 && op < one.size(); ++op) runs[op][i - 1] = one[op];
+    }
+    Profile profile;
+    double total = 0;
+    for (size_t op = 0; op < profile.size(); ++op) {
+      std::sort(runs[op].begin(), runs[op].end());
+      total += profile[op] = runs[op][kRuns / 2];
+    }
+    std::printf("  %s: %.3f ms\n", name.c_str(), total * 1e3);
+    for (size_t op = 0; op < profile.size(); ++op) {
+      std::printf("    %-28s %9.3f ms %5.1f %%\n", op_name(static_cast<Op>(op)), profile[op] * 1e3,
+                  100 * profile[op] / total);
+    }
+    std::fflush(stdout);
+    return profile;
+  }
+
+  void print_profiles() {
+    std::printf("operations of a step (%s)\n", rig_.weights());
+    const auto linears = [](const Profile& of) {
+      double sum = 0;
+      for (const Op op : {Op::kQkv, Op::kOut, Op::kGateUp, Op::kDown})
+        sum += of[static_cast<size_t>(op)];
+      return sum;
+    };
+    for (const auto& [sequences, context, count] : {std::tuple{1, 0, 512},
+                                                    {1, 128, 1},
+                                                    {16, 128, 1},
+                                                    {32, 128, 1},
+                                                    {1, 1024, 1},
+                                                    {16, 1024, 1},
+                                                    {32, 1024, 1}}) {
+      const std::string name = count > 1 ? "prefill " + std::to_string(count)
+                                         : "decode, batch " + std::to_string(sequences) +
+                                               ", context " + std::to_string(context);
+      const Profile base = print_profile(name, Plan(sequences, context, count, {}));
+      if (context > 128 || sequences == 1) continue;
+      const Profile with =
+          print_profile(name + ", LoRA r16", Plan(sequences, context, count, handles_));
+      std::printf("    terms: %.3f ms\n", (linears(with) - linears(base)) * 1e3);
+    }
+  }
+
   void print_attention() {
     std::printf("attention of all layers (bf16)\n");
     for (const auto& [sequences, context, count] :
@@ -497,10 +554,11 @@ void run(const Options& options) {
   if (options.wants("terms")) {
     print_terms(rig.model, rig.kernels, rig.pool, rig.bounds.read_gbs);
   }
-  if (options.wants("attention") || options.wants("steps")) {
+  if (options.wants("attention") || options.wants("steps") || options.wants("profile")) {
     Steps steps(rig);
     if (options.wants("attention")) steps.print_attention();
     if (options.wants("steps")) steps.print_steps();
+    if (options.wants("profile")) steps.print_profiles();
   }
 }
 

@@ -134,6 +134,7 @@ struct BackendOptions {
   Dtype dtype = Dtype::kBf16;                  // of weights and of the KV pool: kF32 or kBf16
   WeightFormat format = WeightFormat::kPlain;  // of matrices; plain: dtype
   std::vector<WeightFormat> formats;           // by site_index; none: matrix_format(format, site)
+  KvFormat kv_format = KvFormat::kPlain;       // of the KV pool; plain: dtype
   int32_t threads = 0;                         // 0: one for each core
   std::string isa = "auto";
   int32_t kv_pages = 0;

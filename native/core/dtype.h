@@ -45,6 +45,9 @@ struct Q4Rows {
   float* m;        // likewise
 };
 
+// How a backend holds keys and values: in its dtype, or as int8 with one scale a token and head
+// (cpu/int8_kv.h).
+enum class KvFormat : uint8_t { kPlain, kInt8 };
 // Most inputs of an int8 linear: sums of 255 · 127 stay within int32.
 inline constexpr int32_t kMostInt8Inputs = 65536;
 

@@ -39,9 +39,9 @@ void FastOps::rope_append_row(int32_t layer, int32_t r) {
       page_numbers_[static_cast<size_t>(sequence.first_page + slot / kPageTokens)]);
   const size_t offset = page * kv_.head_page_bytes();
   for (int32_t h = 0; h < model_.kv_heads; ++h) {
-    kernels_.append_key(kv_.dtype(), k + int64_t{h} * head_dim, head_dim, slot % kPageTokens,
+    kernels_.append_key(kv_.type(), k + int64_t{h} * head_dim, head_dim, slot % kPageTokens,
                         kv_.keys(layer, h) + offset);
-    kernels_.append_value(kv_.dtype(), v + int64_t{h} * head_dim, head_dim, slot % kPageTokens,
+    kernels_.append_value(kv_.type(), v + int64_t{h} * head_dim, head_dim, slot % kPageTokens,
                           kv_.values(layer, h) + offset);
   }
 }
@@ -66,8 +66,8 @@ void FastOps::collect_segments(int32_t layer, const AttentionItem& item, Workspa
     const PackedPrefix* prefix = run.set->prefix(layer);
     if (prefix == nullptr || prefix->gated != run.gated) continue;
     const size_t head = static_cast<size_t>(item.kv_head) * prefix->head_bytes;
-    const KeySegment segment{prefix->dtype, prefix->k + head, prefix->v + head,
-                             nullptr,       prefix->tokens,   run.position};
+    const KeySegment segment{kv_type(prefix->dtype), prefix->k + head, prefix->v + head, nullptr,
+                             prefix->tokens,         run.position};
     if (run.gated) {
       workspace.gated.push_back(segment);
       workspace.gates.push_back(prefix->gate);
@@ -76,7 +76,7 @@ void FastOps::collect_segments(int32_t layer, const AttentionItem& item, Workspa
     }
   }
   workspace.shared.push_back(
-      {kv_.dtype(), kv_.keys(layer, item.kv_head), kv_.values(layer, item.kv_head),
+      {kv_.type(), kv_.keys(layer, item.kv_head), kv_.values(layer, item.kv_head),
        page_numbers_.data() + sequence.first_page, sequence.tokens, sequence.base});
 }
 

@@ -16,7 +16,9 @@ class FastBackend final : public Backend {
         pool_(options.threads > 0 ? options.threads : usable_cores()),
         weights_(options_.model, options_.dtype, kernels, pool_, options_.format, options_.formats),
         terms_(options_.model, kernels),
-        kv_(options_.model, options_.dtype, options_.kv_pages),
+        kv_(options_.model,
+            options_.kv_format == KvFormat::kInt8 ? KvType::kInt8 : kv_type(options_.dtype),
+            options_.kv_pages),
         ops_(options_, kernels, pool_, weights_, terms_, kv_) {}
 
   WeightStore& weights() override { return weights_; }

@@ -180,7 +180,9 @@ class TermPacker {
 
   void add_prefix(PackedPrefix& prefix, const Term& term) {
     const Prefix& op = std::get<Prefix>(term.op);
-    prefix.dtype = exact_dtype({&op.k, &op.v});
+    // Tiers that multiply pairs of bf16 keep sixteen bits of queries and weights; a float32 model
+    // wants all of them.
+    prefix.dtype = kernels_.rounds_inputs ? Dtype::kF32 : exact_dtype({&op.k, &op.v});
     prefix.tokens = op.k.shape[0];
     prefix.gated = op.gate.has_value();
     prefix.gate = op.gate.value_or(0.0f);
@@ -211,7 +213,7 @@ class TermPacker {
         const size_t from = static_cast<size_t>((token * model_.kv_heads + head) * model_.head_dim);
         const size_t to = static_cast<size_t>(head) * prefix.head_bytes +
                           static_cast<size_t>(token / kPageTokens) * page_bytes;
-        append(prefix.dtype, values.data() + from, model_.head_dim, token % kPageTokens,
+        append(kv_type(prefix.dtype), values.data() + from, model_.head_dim, token % kPageTokens,
                block + to);
       }
     }

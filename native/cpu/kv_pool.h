@@ -6,26 +6,26 @@
 #include <cstdint>
 #include <string>
 
-#include "../core/dtype.h"
 #include "../core/model_config.h"
 #include "../core/step.h"
 #include "huge_memory.h"
+#include "kernels/kernels.h"
 
 namespace manyfold {
 
 class KvPool {
  public:
-  KvPool(const ModelConfig& model, Dtype dtype, int32_t pages)
-      : dtype_(dtype),
+  KvPool(const ModelConfig& model, KvType type, int32_t pages)
+      : type_(type),
         kv_heads_(model.kv_heads),
-        page_(static_cast<size_t>(model.head_dim) * kPageTokens * (dtype == Dtype::kF32 ? 4 : 2)),
+        page_(kv_page_bytes(type, model.head_dim)),
         run_(page_ * static_cast<size_t>(pages)),
         bytes_(run_ * 2 * static_cast<size_t>(model.kv_heads) * model.layers.size()),
         pages_(pages),
         memory_(bytes_ + kSlack,
                 "a pool of " + std::to_string(pages) + " pages of keys and values") {}
 
-  Dtype dtype() const { return dtype_; }
+  KvType type() const { return type_; }
   // Page 0 of one head.
   std::byte* keys(int32_t layer, int32_t head) {
     return memory_.data() + run_ * index(layer, head);
@@ -45,7 +45,7 @@ class KvPool {
                 static_cast<size_t>(head));
   }
 
-  Dtype dtype_;
+  KvType type_;
   int32_t kv_heads_;
   size_t page_, run_, bytes_;
   int32_t pages_;

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "../core/step.h"
+#include "../cpu/int8_kv.h"
 #include "check.h"
 #include "kernel_helpers.h"
 
@@ -15,22 +16,21 @@ using test::ErrorNorm;
 
 // Keys and values in pages, with the values as stored.
 struct Keys {
-  Dtype dtype;
+  KvType type;
   int32_t tokens, head_dim, position;
   std::vector<float> k, v;  // [tokens, head_dim]
   std::vector<int32_t> pages;
   std::vector<std::byte> k_pages, v_pages;
 
-  Keys(const Kernels& kernels, Dtype type, int32_t n, int32_t width, int32_t first, uint32_t seed)
-      : dtype(type),
+  Keys(const Kernels& kernels, KvType kind, int32_t n, int32_t width, int32_t first, uint32_t seed)
+      : type(kind),
         tokens(n),
         head_dim(width),
         position(first),
         k(test::random_floats(static_cast<size_t>(n * width), seed)),
         v(test::random_floats(static_cast<size_t>(n * width), seed + 1)) {
     const int32_t count = (n + kPageTokens - 1) / kPageTokens;
-    const auto page_bytes =
-        static_cast<size_t>(kPageTokens * width * (type == Dtype::kF32 ? 4 : 2));
+    const size_t page_bytes = kv_page_bytes(type, width);
     // Slots that nobody wrote hold NaN, as memory may; kernels read up to one vector past the last
     // page.
     k_pages.assign(static_cast<size_t>(count + 2) * page_bytes + 64, std::byte{0xff});
@@ -50,12 +50,24 @@ struct Keys {
       kernels.append_value(type, v.data() + t * width, width, t % kPageTokens,
                            v_pages.data() + page);
     }
-    test::round_all(k, type);
-    test::round_all(v, type);
+    round(k);
+    round(v);
+  }
+
+  // To what the pages hold.
+  void round(std::vector<float>& values) const {
+    if (type == KvType::kBf16) test::round_all(values, Dtype::kBf16);
+    for (int32_t t = 0; type == KvType::kInt8 && t < tokens; ++t) {
+      float* token = values.data() + t * head_dim;
+      const float scale = int8_kv_scale(token, head_dim), inverse = int8_kv_inverse(scale);
+      for (int32_t i = 0; i < head_dim; ++i) {
+        token[i] = static_cast<float>(int8_kv(token[i], inverse)) * scale;
+      }
+    }
   }
 
   KeySegment segment() const {
-    return {dtype, k_pages.data(), v_pages.data(), pages.data(), tokens, position};
+    return {type, k_pages.data(), v_pages.data(), pages.data(), tokens, position};
   }
 };
 
@@ -129,22 +141,28 @@ std::vector<float> run(const Kernels& kernels, const Query& query, size_t row0, 
   return out;
 }
 
+const std::string amx = "amx";
+
 struct Case {
   int32_t head_dim, heads, window, prefix, gated;
   std::vector<int32_t> positions;  // the last one is the newest token
 };
 
-void check_case(const Kernels& kernels, Dtype dtype, const Case& c) {
-  const std::string name = std::string(kernels.isa) + test::dtype_name(dtype) + "head_dim " +
+const char* type_name(KvType type) {
+  return type == KvType::kF32 ? " f32 " : type == KvType::kBf16 ? " bf16 " : " int8 ";
+}
+
+void check_case(const Kernels& kernels, KvType type, const Case& c) {
+  const std::string name = std::string(kernels.isa) + type_name(type) + "head_dim " +
                            std::to_string(c.head_dim) + ", heads " + std::to_string(c.heads) +
                            ", window " + std::to_string(c.window) + ", rows " +
                            std::to_string(c.positions.size());
   Query query{c.heads,     c.head_dim, c.window, 0.5f / std::sqrt(static_cast<float>(c.head_dim)),
               c.positions, {}};
   query.q = test::random_floats(c.positions.size() * static_cast<size_t>(c.heads * c.head_dim), 21);
-  const Keys pages(kernels, dtype, c.positions.back() + 1 - c.prefix, c.head_dim, c.prefix, 22);
-  const Keys prefix(kernels, Dtype::kF32, std::max(c.prefix, 1), c.head_dim, 0, 24);
-  const Keys own(kernels, Dtype::kBf16, std::max(c.gated, 1), c.head_dim, 0, 26);
+  const Keys pages(kernels, type, c.positions.back() + 1 - c.prefix, c.head_dim, c.prefix, 22);
+  const Keys prefix(kernels, KvType::kF32, std::max(c.prefix, 1), c.head_dim, 0, 24);
+  const Keys own(kernels, KvType::kBf16, std::max(c.gated, 1), c.head_dim, 0, 26);
   std::vector<const Keys*> shared;
   std::vector<KeySegment> shared_segments, gated_segments;
   if (c.prefix > 0) shared.push_back(&prefix);
@@ -171,7 +189,11 @@ void check_case(const Kernels& kernels, Dtype dtype, const Case& c) {
       }
     }
   }
-  CHECK_THAT(error.relative() < 2e-6,
+  // Where pairs of bf16 are multiplied, queries and weights have sixteen bits. The AMX tier
+  // multiplies int8 so, too.
+  const bool pairs = kernels.rounds_inputs && (type == KvType::kBf16 || c.gated > 0 ||
+                                               (type == KvType::kInt8 && kernels.isa == amx));
+  CHECK_THAT(error.relative() < (pairs ? 8e-6 : 2e-6),
              name + ": error " + std::to_string(error.relative() * 1e6) + "e-6");
 
   std::vector<float> joined;
@@ -210,8 +232,8 @@ TEST(attention_equals_float64) {
                         {64, 3, 0, 0, 70, range(90, 4)},
                         {40, 2, 9, 33, 12, range(100, 7)}};
   for (const Kernels* kernels : test::all_kernels()) {
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBf16}) {
-      for (const Case& c : cases) check_case(*kernels, dtype, c);
+    for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kInt8}) {
+      for (const Case& c : cases) check_case(*kernels, type, c);
     }
   }
 }
@@ -220,7 +242,7 @@ TEST(attention_equals_float64) {
 TEST(attention_bears_large_scores) {
   for (const Kernels* kernels : test::all_kernels()) {
     Query query{1, 16, 0, 100.0f, {150}, test::random_floats(16, 3)};
-    const Keys keys(*kernels, Dtype::kF32, 151, 16, 0, 5);
+    const Keys keys(*kernels, KvType::kF32, 151, 16, 0, 5);
     const std::vector<float> out = run(*kernels, query, 0, 1, {keys.segment()}, {}, {});
     const std::vector<double> expected = attend(query, 0, 0, {&keys}, true);
     for (size_t i = 0; i < 16; ++i) CHECK_CLOSE(out[i], expected[i], 1e-3);

@@ -13,6 +13,7 @@ export const HARMLESS_KEYS: ReadonlySet<string> = new Set([
   'transformers.js_config',
   '_name_or_path',
   'name_or_path',
+  '_model_name_or_path',
   '_commit_hash',
   '_from_model_config',
   'tokenizer_class',

@@ -10,7 +10,10 @@ import type { LoadOptions, NativeInfo } from '../native/binding-types.js';
 const SCORING_ENTRIES = 64;
 
 export interface EnginePlan {
-  readonly native: Pick<LoadOptions, 'dtype' | 'threads' | 'isa' | 'backend' | 'kvPages' | 'maxRows' | 'maxEntries'>;
+  readonly native: Pick<
+    LoadOptions,
+    'dtype' | 'threads' | 'isa' | 'backend' | 'kvPages' | 'maxRows' | 'maxEntries' | 'kvCacheDtype'
+  >;
   readonly engine: EngineLimits;
   /** Tokens that the KV pool holds. */
   readonly kvTokens: number;
@@ -33,7 +36,11 @@ export function enginePlan(
 ): EnginePlan {
   const dtype = settings.dtype === 'auto' ? ownDtype(fileDtype) : settings.dtype;
   const { pageTokens } = native;
-  const pageBytes = 2 * model.layers.length * model.numKvHeads * model.headDim * pageTokens * (dtype === 'f32' ? 4 : 2);
+  const { kvCacheDtype } = settings;
+  // int8: a byte a value and a float32 scale a head.
+  const plainBytes = model.headDim * (dtype === 'f32' ? 4 : 2);
+  const headBytes = kvCacheDtype === 'int8' ? model.headDim + 4 : plainBytes;
+  const pageBytes = 2 * model.layers.length * model.numKvHeads * headBytes * pageTokens;
   const maxRows = Math.max(settings.maxNumBatchedTokens, settings.maxNumSeqs);
   // Every entry reads a row of its own.
   const maxEntries = Math.min(settings.maxNumSeqs + SCORING_ENTRIES, maxRows);
@@ -60,7 +67,16 @@ export function enginePlan(
     );
   }
   return {
-    native: { dtype, threads: settings.threads, isa: settings.isa, backend: 'cpu', kvPages, maxRows, maxEntries },
+    native: {
+      dtype,
+      threads: settings.threads,
+      isa: settings.isa,
+      backend: 'cpu',
+      kvPages,
+      maxRows,
+      maxEntries,
+      kvCacheDtype,
+    },
     engine: {
       maxModelLen,
       maxNumSeqs: settings.maxNumSeqs,

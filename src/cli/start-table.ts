@@ -50,7 +50,10 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
       'context',
       `${info.maxModelLen} tokens a sequence, ${info.maxNumSeqs} sequences at once, ${info.maxQueue} may wait`,
     ],
-    ['KV pool', `${plan.kvTokens} tokens, ${humanBytes(info.kvBytes)}`],
+    [
+      'KV pool',
+      `${plan.kvTokens} tokens, ${humanBytes(info.kvBytes)}${plan.native.kvCacheDtype === 'int8' ? ', int8' : ''}`,
+    ],
     ['API keys', config.server.apiKeys.length === 0 ? 'none needed' : String(config.server.apiKeys.length)],
   ];
 }

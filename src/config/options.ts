@@ -191,6 +191,16 @@ export const OPTIONS = {
     unit: 'bytes',
     example: '4GiB',
   }),
+  kvCacheDtype: required({
+    section: 'Engine',
+    description:
+      'How keys and values are held. auto is the type of --dtype (bf16, or f32 with f32). int8 rounds each token to 8 bits ' +
+      'with a scale for each head: nearly twice the tokens in the same --kv-bytes and faster long contexts, for a small ' +
+      'loss of exactness that docs/benchmarks/cpu.md measures; prefixes of adapters stay exact.',
+    type: choice(['auto', 'int8']),
+    default: 'auto',
+    example: 'int8',
+  }),
   enablePrefixCaching: required({
     section: 'Engine',
     description:

@@ -29,6 +29,7 @@ export interface EngineSettings {
   readonly maxNumBatchedTokens: number;
   readonly maxQueue: number;
   readonly kvBytes: number;
+  readonly kvCacheDtype: 'auto' | 'int8';
   readonly prefixCache: boolean;
   /** 0: one for each core. */
   readonly threads: number;
@@ -114,6 +115,7 @@ export function toSlices(values: OptionValues, apiKeys: readonly Secret[]): Omit
       maxNumBatchedTokens: values.maxNumBatchedTokens,
       maxQueue: values.maxQueue,
       kvBytes: values.kvBytes,
+      kvCacheDtype: values.kvCacheDtype,
       prefixCache: values.enablePrefixCaching,
       threads: values.threads,
       isa: values.isa,

@@ -82,6 +82,11 @@ export interface LoadOptions {
    * such a file as in int8; of any other file the linears are rounded to 4 bits, and embedding and head held as in int8.
    */
   readonly dtype: 'f32' | 'bf16' | 'int8' | 'q4';
+  /**
+   * The KV pool: auto (or left out) is the type that `dtype` says; int8 rounds each token's key and value of a head to int8
+   * with a float32 scale. Adapters' prefixes are not rounded.
+   */
+  readonly kvCacheDtype?: 'auto' | 'int8';
   /** Compute threads, the caller of a step included; 0: one for each core. */
   readonly threads: number;
   /** 'auto', or one of {@link NativeInfo.isas}; 'scalar' is the reference. */

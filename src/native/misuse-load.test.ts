@@ -28,6 +28,7 @@ describe('createEngine', () => {
       refusal('invalid_argument'),
     );
     await refused({ dtype: 'f64' }, 'invalid_argument', 'dtype', "'f64'");
+    await refused({ kvCacheDtype: 'int4' }, 'invalid_argument', 'kvCacheDtype', "'int4'", 'int8');
     await refused({ isa: 7 }, 'invalid_argument', 'isa', 'number 7');
     await refused({ isa: 'mmx' }, 'unavailable', 'isa', "'mmx'", 'scalar');
     await refused({ backend: 'tpu' }, 'invalid_argument', 'backend', "'tpu'");

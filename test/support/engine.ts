@@ -19,6 +19,7 @@ export interface TestEngineOptions {
   readonly isa?: string;
   readonly threads?: number;
   readonly dtype?: LoadOptions['dtype'];
+  readonly kvCacheDtype?: 'auto' | 'int8';
   readonly kvPages?: number;
   readonly maxRows?: number;
 }
@@ -41,6 +42,7 @@ export async function openTestEngine(checkpoint: Checkpoint, options: TestEngine
     files: checkpoint.files,
     weights: checkpoint.weights,
     dtype: options.dtype ?? 'f32',
+    kvCacheDtype: options.kvCacheDtype ?? 'auto',
     threads: options.threads ?? 2,
     isa: options.isa ?? 'auto',
     backend: 'cpu',

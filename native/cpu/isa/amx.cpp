@@ -1,5 +1,5 @@
-// The kernels of the AMX tier: those of AVX512-BF16 but for products with bf16 weights, which run
-// on tiles. Only dispatch.cpp refers to them, after asking the machine.
+// The kernels of the AMX tier: those of AVX512-BF16 but for products with bf16 weights and
+// attention, which run on tiles. Only dispatch.cpp refers to them, after asking the machine.
 //
 // The panels of AVX512-BF16 ([cols / 2][64 outputs][2]) are what a tile of weights wants: pairs of
 // inputs down, sixteen outputs across. A row's sums depend on nothing but the row: a tile product
@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "../kernels/kernels.h"
+#include "amx_attention.h"
 #include "tiers.h"
 
 // From here on, so that nothing which other files share is compiled for these instructions.
@@ -193,6 +194,7 @@ const Kernels& amx_kernels() noexcept {
     Kernels table = avx512bf16_kernels();
     table.isa = "amx";
     table.gemm = amx::gemm;
+    table.attention = amx_attention::run;
     return table;
   }();
   return kTable;

@@ -184,6 +184,14 @@ struct Simd {
     for (int32_t i = 0; i < 2 * kLanes; ++i) out.half[i] = p[i % 2];
     return out;
   }
+  // Both rounded to bf16: the lanes of low, then those of high.
+  MF_CALL Pairs round_pairs(const F& low, const F& high) {
+    Pairs out;
+    narrow(out.half, low);
+    narrow(out.half + kLanes, high);
+    return out;
+  }
+  MF_CALL void store_pairs(uint16_t* p, const Pairs& a) { std::memcpy(p, a.half, sizeof(a.half)); }
   // sum + a.odd · b.odd, then + a.even · b.even.
   MF_CALL F dot(const F& sum, const Pairs& a, const Pairs& b) {
     F out;

@@ -198,10 +198,23 @@ struct BlockArgs {
   int64_t out_stride = 0;
 };
 
-// Keys and values of one kv head in pages of kPageTokens tokens: a page of K is
-// [head_dim][kPageTokens] in the tier's token order, a page of V [kPageTokens][head_dim].
+// How keys and values are held: plain values, or int8 with one scale a token and head (int8_kv.h).
+enum class KvType : uint8_t { kF32, kBf16, kInt8 };
+constexpr KvType kv_type(Dtype dtype) {
+  return dtype == Dtype::kF32 ? KvType::kF32 : KvType::kBf16;
+}
+// Of one kv head's keys, or values; int8: the values, then a float32 scale for each token.
+constexpr size_t kv_page_bytes(KvType type, int32_t head_dim) {
+  const auto values = static_cast<size_t>(head_dim) * kPageTokens;
+  return type == KvType::kF32    ? values * 4
+         : type == KvType::kBf16 ? values * 2
+                                 : values + kPageTokens * sizeof(float);
+}
+
+// Keys and values of one kv head in pages of kPageTokens tokens, in the tier's own order (the
+// Products of kernels/attention_*.h).
 struct KeySegment {
-  Dtype dtype = Dtype::kF32;
+  KvType type = KvType::kF32;
   const std::byte* k = nullptr;  // page 0
   const std::byte* v = nullptr;
   const int32_t* pages = nullptr;  // page numbers in order; null: 0, 1, 2, …
@@ -265,8 +278,8 @@ struct Kernels {
   void (*blocks)(const BlockArgs& args);
 
   // Attention. One token's key and value [head_dim] into their page.
-  void (*append_key)(Dtype dtype, const float* k, int32_t head_dim, int32_t token, std::byte* page);
-  void (*append_value)(Dtype dtype, const float* v, int32_t head_dim, int32_t token,
+  void (*append_key)(KvType type, const float* k, int32_t head_dim, int32_t token, std::byte* page);
+  void (*append_value)(KvType type, const float* v, int32_t head_dim, int32_t token,
                        std::byte* page);
   int64_t (*attention_scratch)(int32_t queries, int32_t head_dim);
   void (*attention)(const AttentionArgs& args);

@@ -5,7 +5,7 @@
 // function that one of them has compiled for instructions the other's machine lacks.
 #pragma once
 
-#include "attention.h"
+#include "attention_pairs.h"
 #include "blocks.h"
 #include "gemm.h"
 #include "int8.h"
@@ -134,21 +134,6 @@ struct Typed {
       pack_blocks<S>(values, outputs, inputs, reinterpret_cast<float*>(packed));
     }
   }
-
-  static void key(Dtype dtype, const float* k, int32_t head_dim, int32_t token, std::byte* page) {
-    if (dtype == Dtype::kF32) {
-      append_key<S>(k, head_dim, token, reinterpret_cast<float*>(page));
-    } else {
-      append_key<S>(k, head_dim, token, reinterpret_cast<uint16_t*>(page));
-    }
-  }
-  static void value(Dtype dtype, const float* v, int32_t head_dim, int32_t token, std::byte* page) {
-    if (dtype == Dtype::kF32) {
-      append_value<S>(v, head_dim, token, reinterpret_cast<float*>(page));
-    } else {
-      append_value<S>(v, head_dim, token, reinterpret_cast<uint16_t*>(page));
-    }
-  }
 };
 
 template <class S>
@@ -177,10 +162,10 @@ constexpr Kernels make_kernels() {
       .block_bytes = T::block_bytes,
       .pack_blocks = T::pack_block,
       .blocks = blocks<S>,
-      .append_key = T::key,
-      .append_value = T::value,
+      .append_key = KvTypes<S>::Types::append_key,
+      .append_value = KvTypes<S>::Types::append_value,
       .attention_scratch = attention_scratch<S>,
-      .attention = attention<S>,
+      .attention = attention<S, typename KvTypes<S>::Types>,
       .rms_norm = rms_norm<S>,
       .rotate = rotate<S>,
       .add = add<S>,

@@ -12,7 +12,7 @@ class ReferenceBackend final : public Backend {
       : options_(options),
         weights_(options_.model, options_.dtype, options_.format, options_.formats),
         terms_(options_.model),
-        kv_(options_.model, options_.dtype, options_.kv_pages),
+        kv_(options_.model, options_.dtype, options_.kv_format, options_.kv_pages),
         ops_(options_, weights_, terms_, kv_) {}
 
   WeightStore& weights() override { return weights_; }

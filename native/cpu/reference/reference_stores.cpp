@@ -6,6 +6,7 @@
 
 #include "../../core/check_terms.h"
 #include "../../core/error.h"
+#include "../int8_kv.h"
 #include "../int8_rows.h"
 
 namespace manyfold {
@@ -168,11 +169,12 @@ const UnpackedTerms& ReferenceTerms::get(TermHandle handle) const {
   return place->second;
 }
 
-ReferenceKv::ReferenceKv(const ModelConfig& model, Dtype dtype, int32_t pages)
+ReferenceKv::ReferenceKv(const ModelConfig& model, Dtype dtype, KvFormat format, int32_t pages)
     : pages_(pages),
       kv_heads_(model.kv_heads),
       head_dim_(model.head_dim),
       round_(dtype == Dtype::kBf16),
+      int8_(format == KvFormat::kInt8),
       values_(model.layers.size() * static_cast<size_t>(pages) * 2 *
               static_cast<size_t>(model.kv_width()) * kPageTokens) {}
 
@@ -186,6 +188,12 @@ float* ReferenceKv::at(int32_t layer, int32_t page, int32_t part, int32_t head, 
 }
 
 void ReferenceKv::store(const float* from, float* to) const {
+  if (int8_) {
+    const float scale = int8_kv_scale(from, head_dim_), inverse = int8_kv_inverse(scale);
+    for (int32_t d = 0; d < head_dim_; ++d)
+      to[d] = static_cast<float>(int8_kv(from[d], inverse)) * scale;
+    return;
+  }
   for (int32_t d = 0; d < head_dim_; ++d)
     to[d] = round_ ? bf16_to_f32(f32_to_bf16(from[d])) : from[d];
 }

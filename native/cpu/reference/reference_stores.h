@@ -81,14 +81,14 @@ class ReferenceTerms final : public TermStore {
 // [layer][page][key or value][kv head][token of the page][head_dim].
 class ReferenceKv {
  public:
-  ReferenceKv(const ModelConfig& model, Dtype dtype, int32_t pages);
+  ReferenceKv(const ModelConfig& model, Dtype dtype, KvFormat format, int32_t pages);
   float* key(int32_t layer, int32_t page, int32_t head, int32_t token) {
     return at(layer, page, 0, head, token);
   }
   float* value(int32_t layer, int32_t page, int32_t head, int32_t token) {
     return at(layer, page, 1, head, token);
   }
-  // Copies [head_dim] in, rounded to the pool's dtype.
+  // Copies [head_dim] in, rounded to what the pool holds.
   void store(const float* from, float* to) const;
   size_t bytes() const { return values_.size() * sizeof(float); }
 
@@ -96,7 +96,7 @@ class ReferenceKv {
   float* at(int32_t layer, int32_t page, int32_t part, int32_t head, int32_t token);
 
   int32_t pages_, kv_heads_, head_dim_;
-  bool round_;
+  bool round_, int8_;
   std::vector<float> values_;
 };
 
