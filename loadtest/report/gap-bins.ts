@@ -15,7 +15,8 @@ export type GapBins = readonly number[];
 export function gapBinsOf(sortedMs: Float64Array): GapBins {
   const bins: number[] = [];
   for (const gap of sortedMs) {
-    const bucket = gap > 0 ? Math.max(LOWEST, Math.ceil(Math.log(gap) / Math.log(RATIO))) : LOWEST;
+    // + 0: a negative zero would come back from JSON as another number.
+    const bucket = gap > 0 ? Math.max(LOWEST, Math.ceil(Math.log(gap) / Math.log(RATIO)) + 0) : LOWEST;
     if (bins.at(-2) === bucket) bins[bins.length - 1] = (bins.at(-1) ?? 0) + 1;
     else bins.push(bucket, 1);
   }

@@ -15,7 +15,7 @@ interface Body {
   readonly messages?: readonly { readonly content: string }[];
   readonly prompt?: string;
   readonly max_tokens?: number;
-  readonly lora?: readonly { readonly id: number }[];
+  readonly lora?: readonly { readonly id: number; readonly scale: number }[];
   readonly inputs?: string;
   readonly parameters?: { readonly max_new_tokens?: number; readonly adapter_id?: string };
 }
@@ -26,11 +26,17 @@ export function protocolOf(path: string, text: string): MockRequest {
   const prompt = body.messages?.map(({ content }) => content).join('\n') ?? body.prompt ?? body.inputs ?? '';
   const promptTokens = prompt.split(' ').length;
   const maxTokens = body.max_tokens ?? body.parameters?.max_new_tokens ?? 16;
-  const named = body.lora === undefined ? body.model : `lora:${body.lora.map(({ id }) => id).join('+')}`;
+  const named = body.lora === undefined ? body.model : namedByIds(body.lora);
   const adapter = body.parameters === undefined ? (named ?? '') : (body.parameters.adapter_id ?? 'base');
   const facts = { adapter, prompt, promptTokens, maxTokens };
   if (path.endsWith('/generate_stream')) return { ...facts, ...generateEvents(facts) };
   return { ...facts, ...openAiEvents(facts, path.includes('/chat/')) };
+}
+
+/** llama-server's list: an adapter at scale 0 is switched off, and none on is the base. */
+function namedByIds(lora: NonNullable<Body['lora']>): string {
+  const on = lora.filter(({ scale }) => scale !== 0);
+  return on.length === 0 ? 'base' : `lora:${on.map(({ id }) => id).join('+')}`;
 }
 
 type Events = Pick<MockRequest, 'piece' | 'end'>;

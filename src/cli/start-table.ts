@@ -35,7 +35,8 @@ type Row = readonly [label: string, text: string];
 function modelRows({ checkpoint, plan, engine, service, config }: Composition): Row[] {
   const { info } = engine;
   const { config: model } = checkpoint;
-  const faster = config.engine.dtype === 'auto' ? fasterThan(info.dtype) : '';
+  const chosen = config.engine.dtype !== 'auto' && config.origins.dtype.kind !== 'default';
+  const faster = chosen ? '' : fasterThan(info.dtype);
   const dequantised = checkpoint.fileDtype !== info.dtype ? ` (file: ${checkpoint.fileDtype})` : '';
   return [
     ['model', service.models.base.servedNames.join(', ')],

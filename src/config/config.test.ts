@@ -41,7 +41,7 @@ function refusal(given: Given): string {
 test('defaults: a loopback server of the built-in model', () => {
   const config = load({});
   assert.equal(config.model.model, undefined);
-  assert.equal(config.model.dtype, 'auto');
+  assert.equal(config.model.dtype, 'bf16');
   assert.equal(config.server.host, '127.0.0.1');
   assert.equal(config.server.port, 8000);
   assert.equal(config.server.shutdownTimeoutMs, 30_000);

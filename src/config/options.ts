@@ -78,11 +78,11 @@ export const OPTIONS = {
     description:
       "How weights and KV are held and multiplied. auto is the file's own precision class: 4-bit GGUF files (Q4_0, Q4_1, " +
       'Q4_K) run in q4 and Q8_0 ones in int8; f32, f16 and bf16 files run in bf16, and so do the other block formats. ' +
-      'Nothing is quantized below its own class unasked. q4 takes the codes and scales of 4-bit files as they are and ' +
+      'Nothing is quantized unasked, inputs of linears neither: hence the default. q4 takes the codes and scales of 4-bit files as they are and ' +
       'rounds the linears of other files to 4 bits; int8 rounds weights to 8. Both round the inputs of linears to 8 bits; ' +
       'adapters and KV stay as in bf16. f32 is the exact reference mode: twice the memory, about half the speed.',
     type: choice(['auto', 'f32', 'bf16', 'int8', 'q4'], { float32: 'f32', bfloat16: 'bf16' }),
-    default: 'auto',
+    default: 'bf16',
     example: 'f32',
   }),
   chatTemplate: optional({
