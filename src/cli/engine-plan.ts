@@ -28,13 +28,42 @@ export function ownDtype(fileDtype: string): LoadOptions['dtype'] {
   return fileDtype === 'q8_0' ? 'int8' : 'bf16';
 }
 
+/** Throws 'invalid_config' when this build lacks the backend, or the backend what is asked of it. */
+function checkBackend({ backend, dtype, kvCacheDtype }: EngineSettings, { backends }: NativeInfo): void {
+  if (!backends.includes(backend)) {
+    throw new ManyfoldError(
+      'invalid_config',
+      `--backend ${backend} is not in this build, which has ${backends.join(', ')}. ` +
+        'Install the CUDA 13 toolkit and build with MANYFOLD_BUILD=cuda npm run build, or leave the option out.',
+      { param: 'backend' },
+    );
+  }
+  if (backend === 'cpu') return;
+  if (dtype === 'int8' || dtype === 'q4') {
+    throw new ManyfoldError(
+      'invalid_config',
+      `--dtype ${dtype} has no kernels in the cuda backend. Choose bf16 or f32, or the cpu backend.`,
+      { param: 'dtype' },
+    );
+  }
+  if (kvCacheDtype === 'int8') {
+    throw new ManyfoldError(
+      'invalid_config',
+      '--kv-cache-dtype int8 has no kernels in the cuda backend. Choose auto, or the cpu backend.',
+      { param: 'kv-cache-dtype' },
+    );
+  }
+}
+
 /** Throws 'invalid_config' when the KV pool cannot hold what was asked for. */
 export function enginePlan(
   settings: EngineSettings,
   { config: model, fileDtype }: Pick<Checkpoint, 'config' | 'fileDtype'>,
   native: NativeInfo,
 ): EnginePlan {
-  const dtype = settings.dtype === 'auto' ? ownDtype(fileDtype) : settings.dtype;
+  checkBackend(settings, native);
+  const own = settings.backend === 'cuda' ? 'bf16' : ownDtype(fileDtype);
+  const dtype = settings.dtype === 'auto' ? own : settings.dtype;
   const { pageTokens } = native;
   const { kvCacheDtype } = settings;
   // int8: a byte a value and a float32 scale a head.
@@ -71,7 +100,7 @@ export function enginePlan(
       dtype,
       threads: settings.threads,
       isa: settings.isa,
-      backend: 'cpu',
+      backend: settings.backend,
       kvPages,
       maxRows,
       maxEntries,

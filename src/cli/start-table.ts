@@ -36,7 +36,7 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
   const { info } = engine;
   const { config: model } = checkpoint;
   const chosen = config.engine.dtype !== 'auto' && config.origins.dtype.kind !== 'default';
-  const faster = chosen ? '' : fasterThan(info.dtype);
+  const faster = chosen || plan.native.backend !== 'cpu' ? '' : fasterThan(info.dtype);
   const dequantised = checkpoint.fileDtype !== info.dtype ? ` (file: ${checkpoint.fileDtype})` : '';
   return [
     ['model', service.models.base.servedNames.join(', ')],
@@ -46,7 +46,7 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
       `${model.family}, ${model.layers.length} layers, hidden ${model.hiddenSize}, vocabulary ${model.vocabSize}`,
     ],
     ['weights', `${info.dtype}${dequantised}, ${humanBytes(info.weightBytes)}${faster}`],
-    ['kernels', `cpu ${info.isa}, ${info.threads} ${info.threads === 1 ? 'thread' : 'threads'}`],
+    ['kernels', kernelsText(plan.native.backend, info)],
     [
       'context',
       `${info.maxModelLen} tokens a sequence, ${info.maxNumSeqs} sequences at once, ${info.maxQueue} may wait`,
@@ -57,6 +57,10 @@ function modelRows({ checkpoint, plan, engine, service, config }: Composition): 
     ],
     ['API keys', config.server.apiKeys.length === 0 ? 'none needed' : String(config.server.apiKeys.length)],
   ];
+}
+
+function kernelsText(backend: string, { isa, threads }: { isa: string; threads: number }): string {
+  return backend === 'cpu' ? `cpu ${isa}, ${threads} ${threads === 1 ? 'thread' : 'threads'}` : `${backend} ${isa}`;
 }
 
 /** What of smaller formats there is, for who chose none. */

@@ -218,6 +218,15 @@ export const OPTIONS = {
     unit: 'threads',
     example: '8',
   }),
+  backend: required({
+    section: 'Engine',
+    description:
+      'Where the model runs. cuda is the first GPU (compute capability 8.0 or later), in builds made with ' +
+      'MANYFOLD_BUILD=cuda npm run build; weights in bf16 or f32. manyfold doctor says what this machine and build have.',
+    type: choice(['cpu', 'cuda']),
+    default: 'cpu',
+    example: 'cuda',
+  }),
   isa: required({
     section: 'Engine',
     description:

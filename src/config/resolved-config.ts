@@ -33,6 +33,7 @@ export interface EngineSettings {
   readonly prefixCache: boolean;
   /** 0: one for each core. */
   readonly threads: number;
+  readonly backend: 'cpu' | 'cuda';
   readonly isa: string;
   /** Seed of requests that bring none; undefined: random. */
   readonly seed: number | undefined;
@@ -118,6 +119,7 @@ export function toSlices(values: OptionValues, apiKeys: readonly Secret[]): Omit
       kvCacheDtype: values.kvCacheDtype,
       prefixCache: values.enablePrefixCaching,
       threads: values.threads,
+      backend: values.backend,
       isa: values.isa,
       seed: values.seed,
     },
