@@ -10,6 +10,15 @@ FROM node:20-bookworm-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ make python3 \
     && rm -rf /var/lib/apt/lists/*
+# docker build --build-arg MANYFOLD_BUILD=cuda adds the CUDA backend; run it with --gpus all and --backend cuda. nvcc comes
+# as Python wheels, only the addon goes into the image.
+ARG MANYFOLD_BUILD=cpu
+RUN if [ "$MANYFOLD_BUILD" = cuda ]; then \
+      apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/* \
+      && python3 -m venv /opt/toolkit \
+      && /opt/toolkit/bin/pip install nvidia-cuda-nvcc==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 \
+      && ln -s /opt/toolkit/lib/python3*/site-packages/nvidia/cu13 /usr/local/cuda; \
+    fi
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci --ignore-scripts

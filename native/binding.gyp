@@ -1,8 +1,19 @@
 # The native addon. The only place with conditions: processor and CUDA pick file lists, no source asks which it is.
-# Built by scripts/build-addon.mjs: node-gyp rebuild --directory=native.
+# Built by scripts/build-addon.mjs: node-gyp rebuild --directory=native [-- -Dcuda=1 -Dcuda_home=FOLDER].
 {
   'variables': {
     'cuda%': 0,
+    'cuda_home%': '/usr/local/cuda',
+    # A100, L4 and RTX 40, H100 and H200; PTX for what comes later. The oldest is in open_device of cuda_backend.cpp.
+    'nvcc_flags': [
+      '-std=c++20',
+      '-O3',
+      '-gencode', 'arch=compute_80,code=sm_80',
+      '-gencode', 'arch=compute_89,code=sm_89',
+      '-gencode', 'arch=compute_90a,code=sm_90a',
+      '-gencode', 'arch=compute_90,code=compute_90',
+      '--compiler-options', '-fPIC,-fvisibility=hidden,-Wall',
+    ],
     'core_sources': [
       'core/check_model.cpp',
       'core/check_plan.cpp',
@@ -45,6 +56,24 @@
       'cpu/isa/avx512bf16.cpp',
       'cpu/isa/avx512vnni.cpp',
       'cpu/isa/avxvnni.cpp',
+    ],
+    'cuda_sources': [
+      'cuda/cuda_backend.cpp',
+      'cuda/cuda_ops.cpp',
+      'cuda/cuda_terms.cpp',
+      'cuda/cuda_weights.cpp',
+      'cuda/handles.cpp',
+      'cuda/pack_terms.cpp',
+      'cuda/step_buffers.cpp',
+      'cuda/step_upload.cpp',
+      'cuda/kernels/adapter_inputs.cu',
+      'cuda/kernels/adapter_reduce.cu',
+      'cuda/kernels/adapter_spread.cu',
+      'cuda/kernels/attention.cu',
+      'cuda/kernels/bottleneck.cu',
+      'cuda/kernels/chains.cu',
+      'cuda/kernels/gemm.cu',
+      'cuda/kernels/rows.cu',
     ],
     'addon_sources': [
       'addon/addon.cpp',
@@ -105,6 +134,24 @@
         }],
         ['cuda==0', {
           'sources': ['cuda/no_cuda.cpp'],
+        }, {
+          'sources': ['<@(cuda_sources)'],
+          'include_dirs': ['<(cuda_home)/include'],
+          # The runtime is linked in; the driver and cuBLAS are found when they are wanted.
+          'libraries': ['-L<(cuda_home)/lib64', '-L<(cuda_home)/lib', '-lcudart_static', '-ldl', '-lrt', '-lpthread'],
+          'rules': [
+            {
+              'rule_name': 'nvcc',
+              'extension': 'cu',
+              'inputs': ['<(cuda_home)/bin/nvcc'],
+              'outputs': ['<(INTERMEDIATE_DIR)/<(RULE_INPUT_ROOT).cu.o'],
+              'process_outputs_as_sources': 1,
+              'message': 'compiles <(RULE_INPUT_PATH)',
+              'action': [
+                '<(cuda_home)/bin/nvcc', '<@(nvcc_flags)', '-c', '<(RULE_INPUT_PATH)', '-o', '<@(_outputs)',
+              ],
+            },
+          ],
         }],
       ],
     },

@@ -37,7 +37,24 @@ function pathsOf(root) {
 /** What an addon is bound to beside its sources. */
 function currentStamp() {
   const { platform, arch, versions } = process;
-  return JSON.stringify({ platform, arch, modules: versions.modules, napi: versions.napi });
+  const backend = chosenBackend().cudaHome === undefined ? 'cpu' : 'cuda';
+  return JSON.stringify({ platform, arch, modules: versions.modules, napi: versions.napi, backend });
+}
+
+/**
+ * What MANYFOLD_BUILD asks for: `cpu` (the default) or `cuda`, which adds the CUDA backend where its toolkit is: in
+ * CUDA_HOME, beside the nvcc of PATH, or in /usr/local/cuda. `missing` tells that CUDA was asked for and is left out.
+ */
+export function chosenBackend(environment = process.env) {
+  const asked = environment.MANYFOLD_BUILD || 'cpu';
+  if (asked === 'cpu') return {};
+  if (asked !== 'cuda')
+    throw new BuildError(`MANYFOLD_BUILD is '${asked}'; expected 'cpu' or 'cuda'. Set one of them.`);
+  const onPath = (environment.PATH ?? '').split(':').map((folder) => join(folder, 'nvcc'));
+  const found = onPath.find((path) => existsSync(path));
+  const homes = [environment.CUDA_HOME, found && dirname(dirname(realpathSync(found))), '/usr/local/cuda'];
+  const cudaHome = homes.find((home) => home && existsSync(join(home, 'bin', 'nvcc')));
+  return cudaHome === undefined ? { missing: true } : { cudaHome };
 }
 
 function readStamp(path) {
@@ -118,6 +135,12 @@ async function runNodeGyp(root, { clean }) {
   const args = [nodeGypScript(root), clean ? 'rebuild' : 'configure', ...(clean ? [] : ['build'])];
   args.push('--directory=native', `--jobs=${availableParallelism()}`);
   if (headers !== undefined) args.push(`--nodedir=${headers}`);
+  const { cudaHome, missing } = chosenBackend();
+  if (missing)
+    say(
+      '  CUDA is left out: nvcc was found neither in CUDA_HOME nor on PATH. Install the CUDA 13 toolkit and build again',
+    );
+  if (cudaHome !== undefined) args.push('--', '-Dcuda=1', `-Dcuda_home=${cudaHome}`);
   const output = [];
   const onLine = (line) => {
     output.push(line);

@@ -90,9 +90,11 @@ async function runStep(stage, { instruction, rest, line }, { context, stages }) 
       stage.workdir = posix.resolve(stage.workdir, rest);
       mkdirSync(stage.outside('.'), { recursive: true });
       return;
+    // Its default: nobody gives build arguments here.
+    case 'ARG':
     case 'ENV': {
       const [, key, value] = /^([A-Z0-9_]+)=(\S+)$/.exec(rest) ?? [];
-      if (key === undefined) throw new BuildError(`ENV ${rest}: write one KEY=value a line, without quotes.`);
+      if (key === undefined) throw new BuildError(`${instruction} ${rest}: write one KEY=value a line, without quotes.`);
       stage.env[key] = value;
       return;
     }

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os';
 import { BuildError, main, run } from './command.mjs';
 import { ROOT, say } from './files.mjs';
 
-const TARGETS = ['test', 'sanitize'];
+const TARGETS = ['test', 'cuda', 'sanitize', 'cuda-sanitize'];
 
 await main(async () => {
   const chosen = process.argv.slice(2);

@@ -10,6 +10,8 @@ import { addChatCommand } from './chat.js';
 import { checkConfig, showConfig } from './config-command.js';
 import { EXIT } from './context.js';
 import type { CliContext } from './context.js';
+import { doctorReport, readMachine } from './doctor.js';
+import { loadNative } from '../native/load-binding.js';
 import { pull, PULL_OPTIONS } from './pull.js';
 import { versionLine } from './version.js';
 
@@ -72,6 +74,7 @@ function buildProgram(context: CliContext, finish: Finish): Command {
   addAdaptersCommand(program, context, finish);
   addBenchCommand(program, context, finish);
   addConfigCommand(program, context, finish);
+  addDoctorCommand(program, context, finish);
   return program;
 }
 
@@ -109,6 +112,18 @@ function addPullCommand(program: Command, context: CliContext, finish: Finish): 
     .action(async (_options, command: Command) => {
       const config = loadConfig(argumentsOf(command), context.env, context.readFile, { flags: PULL_OPTIONS });
       finish(await pull(config.model, context));
+    });
+}
+
+function addDoctorCommand(program: Command, { stdout }: CliContext, finish: Finish): void {
+  program
+    .command('doctor')
+    .description(
+      'Says what this machine and this build offer (instruction sets, huge pages, GPU) and what serve would use.',
+    )
+    .action(() => {
+      for (const line of doctorReport(readMachine(loadNative().info()))) stdout.write(`${line}\n`);
+      finish(EXIT.ok);
     });
 }
 
