@@ -80,6 +80,7 @@ StepShape CudaOps::shape_of(const StepPlan& plan) const {
   for (const int32_t set : upload_.used_sets()) {
     const SetFacts& facts = terms_.facts(plan.term_sets[static_cast<size_t>(set)]);
     shape.adapters |= facts.linears;
+    shape.others |= facts.others;
     shape.inputs |= facts.changes_inputs;
     shape.outputs |= facts.changes_outputs;
     shape.bottlenecks |= facts.bottlenecks > 0;
@@ -250,6 +251,7 @@ AdapterArgs CudaOps::adapter_args(const LinearCall& call) const {
   args.scratch = static_cast<float*>(scratch_.get());
   args.scratch_width = scratch_width_;
   args.additives = additives_;
+  args.others = shape_.others ? 1 : 0;
   args.chain_stages = chain_stages_;
   float* y = call.y;
   for (const LinearOut& out : call.outs) {

@@ -28,7 +28,7 @@ struct CudaKv {
 // What a captured graph is for. Never how many adapters there are, nor which.
 struct StepShape {
   int32_t rows = 0, entries = 0, keys = 0;  // powers of two
-  bool adapters = false, inputs = false, outputs = false, bottlenecks = false;
+  bool adapters = false, others = false, inputs = false, outputs = false, bottlenecks = false;
   auto operator<=>(const StepShape&) const = default;
 };
 

@@ -29,8 +29,8 @@ struct GemmArgs {
   int32_t cols = 0;  // summed columns: a multiple of 16, padding included
   int32_t weight_stride = 0, input_stride = 0, out_stride = 0;
   const int32_t* live = nullptr;
-  // One kernel, tile and order of sums for every number of rows: a row's bits are the same alone
-  // and in any batch.
+  // A row's bits are the same alone and in any batch: the kernels of gemm.cu all sum the same
+  // ranges of columns in the same order, so that this asks for nothing that they do not do.
   bool batch_invariant = false;
 };
 void launch_gemm(const GemmArgs& args, cudaStream_t stream);

@@ -100,8 +100,7 @@ void StepUpload::make_tiles(std::span<const int32_t> sets, std::vector<AdapterTi
   }
 }
 
-bool StepUpload::upload(const StepPlan& plan, const SetLookup& sets, cudaStream_t stream) {
-  Arrays arrays;
+void StepUpload::make_arrays(const StepPlan& plan, const SetLookup& sets, Arrays& arrays) {
   make_sequences(plan, sets, arrays);
   make_rows(plan, arrays);
   for (const int32_t handle : plan.term_sets) arrays.sets.push_back(sets.device_set(handle));
@@ -115,12 +114,39 @@ bool StepUpload::upload(const StepPlan& plan, const SetLookup& sets, cudaStream_
   for (const AdapterTile& tile : arrays.tiles) {
     if (used_sets_.empty() || used_sets_.back() != tile.set) used_sets_.push_back(tile.set);
   }
-  const std::vector<StepCounts> counts = {
-      {plan.rows(), plan.entries(), plan.sequences(), static_cast<int32_t>(arrays.sets.size()),
-       static_cast<int32_t>(arrays.tiles.size()), static_cast<int32_t>(arrays.entry_tiles.size()),
-       plan.gate_width}};
-  counts_ = counts.front();
+  counts_ = {plan.rows(),
+             plan.entries(),
+             plan.sequences(),
+             static_cast<int32_t>(arrays.sets.size()),
+             static_cast<int32_t>(arrays.tiles.size()),
+             static_cast<int32_t>(arrays.entry_tiles.size()),
+             plan.gate_width};
+}
 
+// Each array keeps room for twice what it needed when it grew last, so growth is rare.
+bool StepUpload::reserve(std::span<const size_t> bytes, cudaStream_t stream) {
+  capacities_.resize(bytes.size(), 0);
+  bool grown = device_.get() == nullptr;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] <= capacities_[i]) continue;
+    capacities_[i] = round_up(std::max<size_t>(2 * bytes[i], 256));
+    grown = true;
+  }
+  if (pending_) MF_CUDA(cudaEventSynchronize(sent_.get()));
+  if (!grown) return false;
+  total_ = 0;
+  for (const size_t capacity : capacities_) total_ += capacity;
+  MF_CUDA(cudaStreamSynchronize(stream));
+  device_ = allocate_device(total_, "the tables of a step");
+  pinned_ = allocate_pinned(total_, "the tables of a step");
+  std::memset(pinned_.get(), 0, total_);
+  return true;
+}
+
+bool StepUpload::upload(const StepPlan& plan, const SetLookup& sets, cudaStream_t stream) {
+  Arrays arrays;
+  make_arrays(plan, sets, arrays);
+  const std::vector<StepCounts> counts = {counts_};
   StepTables& t = tables_;
   const std::vector<Part> parts = {
       part(counts, t.counts),
@@ -144,23 +170,9 @@ bool StepUpload::upload(const StepPlan& plan, const SetLookup& sets, cudaStream_
       part(arrays.sequence_prefixes, t.sequence_prefixes),
       part(arrays.prefixes, t.prefixes),
   };
-  // Each array keeps room for twice what it needed when it grew last, so growth is rare.
-  capacities_.resize(parts.size(), 0);
-  bool grown = device_.get() == nullptr;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].bytes <= capacities_[i]) continue;
-    capacities_[i] = round_up(std::max<size_t>(2 * parts[i].bytes, 256));
-    grown = true;
-  }
-  if (pending_) MF_CUDA(cudaEventSynchronize(sent_.get()));
-  size_t total = 0;
-  for (const size_t bytes : capacities_) total += bytes;
-  if (grown) {
-    MF_CUDA(cudaStreamSynchronize(stream));
-    device_ = allocate_device(total, "the tables of a step");
-    pinned_ = allocate_pinned(total, "the tables of a step");
-    std::memset(pinned_.get(), 0, total);
-  }
+  std::vector<size_t> bytes;
+  for (const Part& one : parts) bytes.push_back(one.bytes);
+  const bool grown = reserve(bytes, stream);
   size_t offset = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].bytes > 0) {
@@ -169,7 +181,7 @@ bool StepUpload::upload(const StepPlan& plan, const SetLookup& sets, cudaStream_
     *parts[i].to = static_cast<std::byte*>(device_.get()) + offset;
     offset += capacities_[i];
   }
-  MF_CUDA(cudaMemcpyAsync(device_.get(), pinned_.get(), total, cudaMemcpyHostToDevice, stream));
+  MF_CUDA(cudaMemcpyAsync(device_.get(), pinned_.get(), total_, cudaMemcpyHostToDevice, stream));
   if (sent_.get() == nullptr) sent_ = make_event();
   MF_CUDA(cudaEventRecord(sent_.get(), stream));
   pending_ = true;

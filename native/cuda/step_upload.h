@@ -32,6 +32,9 @@ class StepUpload {
 
  private:
   struct Arrays;
+  void make_arrays(const StepPlan& plan, const SetLookup& sets, Arrays& arrays);
+  // Room for arrays of these bytes; whether their places changed.
+  bool reserve(std::span<const size_t> bytes, cudaStream_t stream);
   void make_rows(const StepPlan& plan, Arrays& arrays);
   void make_sequences(const StepPlan& plan, const SetLookup& sets, Arrays& arrays);
   void make_tiles(std::span<const int32_t> sets, std::vector<AdapterTile>& tiles,
@@ -42,6 +45,7 @@ class StepUpload {
   int32_t most_keys_ = 0;
   std::vector<int32_t> used_sets_;
   std::vector<size_t> capacities_;  // bytes of each array
+  size_t total_ = 0;
   PinnedMemory pinned_;
   DeviceMemory device_;
   Event sent_;

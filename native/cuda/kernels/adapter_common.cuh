@@ -11,12 +11,10 @@ namespace manyfold::cuda {
 
 inline constexpr int kAdapterThreads = 256;
 inline constexpr int kAdapterWarps = kAdapterThreads / kWarpSize;
-// Blocks for each multiprocessor of a persistent grid.
-inline constexpr int kBlocksPerMultiprocessor = 8;
 // Rows of a tile whose sums are taken together. A tile's second half reads its factors again, from
 // the first level of cache: registers for all rows at once would halve the blocks that fit.
 inline constexpr int kHalfTile = kTileRows / 2;
-inline constexpr int kHalves = 2;
+inline constexpr int kHalves = kTileRows / kHalfTile;
 
 // Rows of one tile, or entries: `row` of inputs, outputs and scratch.
 struct TileRows {
@@ -37,8 +35,7 @@ MF_DEVICE TileRows tile_rows(const StepTables& tables, bool by_entry, int tile) 
 // γ of a row or entry, or null.
 MF_DEVICE const float* row_gates(const StepTables& tables, bool by_entry, int32_t row) {
   const int32_t gate = tables.row_gate[by_entry ? tables.entry_row[row] : row];
-  return gate < 0 ? nullptr
-                  : tables.gates + static_cast<int64_t>(gate) * tables.counts->gate_width;
+  return gate < 0 ? nullptr : tables.gates + static_cast<int64_t>(gate) * tables.counts->gate_width;
 }
 
 MF_DEVICE float input_at(const void* x, Dtype dtype, int64_t i) {
@@ -122,7 +119,8 @@ MF_DEVICE void dot_lanes_of(const DeviceValues& values, const FactorRow (&factor
   });
 }
 
-// sums[r] += row `row` of `values`, columns from .. from + count - 1, · v[r]. from: a multiple of 16.
+// sums[r] += row `row` of `values`, columns from .. from + count - 1, · v[r]. from: a multiple
+// of 16.
 MF_DEVICE void dot_thread_of(const DeviceValues& values, int32_t row, int from, int count,
                              const float* v, int stride, int rows, float (&sums)[kHalfTile]) {
   MF_KEEP_HERE(row);

@@ -74,7 +74,7 @@ MF_DEVICE void override_pair(const AdapterOutputArgs& p, const TileRows& tile,
 }
 
 // Item: (tile, kOverrideRows overridden rows); a warp takes two of them, lanes along the inputs.
-MF_KERNEL void __launch_bounds__(kAdapterThreads) overrides_kernel(AdapterOutputArgs p) {
+MF_KERNEL void __launch_bounds__(kAdapterThreads, 4) overrides_kernel(AdapterOutputArgs p) {
   MF_SHARED(float4, quads, kTileRows * kReduceSpan / 4);
   const int tiles = tile_count(p.tables, p.by_entry);
   for (int t = static_cast<int>(blockIdx.y); t < tiles; t += static_cast<int>(gridDim.y)) {

@@ -2,14 +2,17 @@
 //
 // Item: (tile, span of kReduceSpan inputs), one block of 8 warps. The tile's inputs of the span lie
 // in shared memory as float32 (16 KiB at 8 rows); each warp takes two rank rows at a time, lanes
-// along the inputs, 16 bytes a load, and sums its lanes once at the end. An item of one bf16 LoRA of
-// rank 16 reads 16 KiB of A; with q, k and v 48 KiB. Nothing is added in memory: each item writes
-// its own plane. Not yet measured on a GPU.
+// along the inputs, 16 bytes a load, and sums its lanes once at the end. An item of one bf16 LoRA
+// of rank 16 reads 16 KiB of A; with q, k and v 48 KiB. Nothing is added in memory: each item
+// writes its own plane. Not yet measured on a GPU.
 #include "adapter_common.cuh"
 
 namespace manyfold::cuda {
 
 namespace {
+
+// Blocks that fit a multiprocessor at once; the grid is persistent.
+constexpr int kBlocksEach = 4;
 
 struct ReduceParams {
   StepTables tables;
@@ -44,8 +47,8 @@ MF_DEVICE void reduce_term(const ReduceParams& p, const TileRows& tile, int span
     MF_NO_UNROLL
     for (int first = 0; first < tile.count; first += kHalfTile) {
       float sums[2][kHalfTile] = {};
-      dot_lanes_of(term.a, factor, span * kReduceSpan, x + first * kReduceSpan,
-                   tile.count - first, sums);
+      dot_lanes_of(term.a, factor, span * kReduceSpan, x + first * kReduceSpan, tile.count - first,
+                   sums);
       write_sums(p, tile, first, span, term.v0 + rank, factor_scale(term.a, rank), sums[0]);
       if (second != rank)
         write_sums(p, tile, first, span, term.v0 + second, factor_scale(term.a, second), sums[1]);
@@ -61,12 +64,11 @@ MF_DEVICE bool has_lowrank(const ReduceParams& p, int32_t set) {
   return false;
 }
 
-MF_KERNEL void __launch_bounds__(kAdapterThreads, 4) reduce_kernel(ReduceParams p) {
+MF_KERNEL void __launch_bounds__(kAdapterThreads, kBlocksEach) reduce_kernel(ReduceParams p) {
   MF_SHARED(float4, quads, kTileRows * kReduceSpan / 4);
   float* x = reinterpret_cast<float*>(quads);
   const int items = tile_count(p.tables, p.by_entry != 0) * p.spans;
-  for (int item = static_cast<int>(blockIdx.x); item < items;
-       item += static_cast<int>(gridDim.x)) {
+  for (int item = static_cast<int>(blockIdx.x); item < items; item += static_cast<int>(gridDim.x)) {
     const TileRows tile = tile_rows(p.tables, p.by_entry != 0, item / p.spans);
     const int span = item % p.spans;
     if (!has_lowrank(p, tile.set)) continue;
@@ -98,7 +100,7 @@ void launch_adapter_reduce(const AdapterArgs& args, cudaStream_t stream) {
   p.plane_rows = args.plane_rows;
   p.plane_width = args.plane_width;
   p.spans = (args.cols + kReduceSpan - 1) / kReduceSpan;
-  const auto blocks = static_cast<unsigned>(args.multiprocessors * kBlocksPerMultiprocessor);
+  const auto blocks = static_cast<unsigned>(args.multiprocessors * kBlocksEach);
   MF_LAUNCH(reduce_kernel, blocks, kAdapterThreads, 0, stream, p);
   MF_CUDA(cudaGetLastError());
 }

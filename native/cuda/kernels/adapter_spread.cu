@@ -1,13 +1,13 @@
 // SPREAD: everything that a set adds to the outputs of its linears, in the order of core/terms.
 //
-// Item: (tile, site, range of kSpreadOuts outputs), one block of 256 threads, which takes the tile's
-// rows in halves. Their y of the range lies in shared memory from the first term to the last and is
-// read and written once by each of two kernels: g and lowrank terms, then rowcol and sparse terms,
-// launched only where some set has them, so that not all pay for their registers. Lowrank and
-// input-side rowcol terms: the factor's input v (sums of REDUCE's planes, or gathered inputs) goes to
-// shared memory, kRankChunk values at a time, then each thread takes one output, 16 bytes of its row
-// a load. Output-side rowcol terms: lanes along the inputs, as in REDUCE. Sparse terms: 8 lanes a
-// row. An item of a bf16 LoRA of rank 16 reads 8 KiB of B. Not yet measured on a GPU.
+// Item: (tile, site, range of kSpreadOuts outputs), one block of 256 threads, which takes the
+// tile's rows in halves. Their y of the range lies in shared memory from the first term to the last
+// and is read and written once by each of two kernels: g and lowrank terms, then rowcol and sparse
+// terms, launched only where some set has them, so that not all pay for their registers. Lowrank
+// and input-side rowcol terms: the factor's input v (sums of REDUCE's planes, or gathered inputs)
+// goes to shared memory, kRankChunk values at a time, then each thread takes one output, 16 bytes
+// of its row a load. Output-side rowcol terms: lanes along the inputs, as in REDUCE. Sparse terms:
+// 8 lanes a row. An item of a bf16 LoRA of rank 16 reads 8 KiB of B. Not yet measured on a GPU.
 #include <algorithm>
 
 #include "../../core/error.h"
@@ -21,6 +21,8 @@ namespace {
 constexpr int kSpreadOuts = kAdapterThreads;
 constexpr int kRankChunk = kAdapterThreads;  // a multiple of 16
 constexpr int kOctet = 8;
+// Blocks that fit a multiprocessor at once; the grid is persistent.
+constexpr int kBlocksEach = 3;
 
 struct SpreadSite {
   SiteRef site;
@@ -44,11 +46,11 @@ struct SpreadParams {
 struct Item {
   TileRows tile;
   const DeviceSite* terms;
-  float* site_y;  // of the site in memory
+  float* site_y;         // of the site in memory
   int32_t first, count;  // outputs
-  float* y;      // [kHalfTile][kSpreadOuts]
-  float* v;      // [kHalfTile][kRankChunk]
-  float* x;      // [kHalfTile][kReduceSpan]
+  float* y;              // [kHalfTile][kSpreadOuts]
+  float* v;              // [kHalfTile][kRankChunk]
+  float* x;              // [kHalfTile][kReduceSpan]
 };
 
 MF_DEVICE int thread_of_block() {
@@ -216,7 +218,8 @@ MF_DEVICE void add_indexed(const Item& item, const DeviceRowCol& term, int place
 }
 
 // All warps go through the same spans, one row of the factor each a round.
-MF_DEVICE void add_output_rowcol(const SpreadParams& p, const Item& item, const DeviceRowCol& term) {
+MF_DEVICE void add_output_rowcol(const SpreadParams& p, const Item& item,
+                                 const DeviceRowCol& term) {
   const int begin = lower_bound(term.index, term.count, item.first);
   const int end = lower_bound(term.index, term.count, item.first + item.count);
   for (int round = begin; round < end; round += kAdapterWarps) {
@@ -308,11 +311,11 @@ struct LowRankPart {
     MF_NO_UNROLL
     for (int t = 0; t < item.terms->lowranks; ++t) add_lowrank(p, item, item.terms->lowrank[t]);
     give_outputs(p, item, c(*item.terms));
-    __syncthreads();
   }
 };
 
-// Rowcol and sparse terms and c. Between terms whose threads own different outputs stands a barrier.
+// Rowcol and sparse terms and c. Between terms whose threads own different outputs stands a
+// barrier.
 struct OthersPart {
   static MF_DEVICE bool has_work(const DeviceSite& terms) { return has_others(terms); }
   static MF_DEVICE void spread(const SpreadParams& p, const Item& item) {
@@ -320,7 +323,6 @@ struct OthersPart {
     take_outputs(p, item, nullptr);
     MF_NO_UNROLL
     for (int t = 0; t < terms.rowcols; ++t) {
-      __syncthreads();
       if (terms.rowcol[t].on_inputs != 0) {
         add_input_rowcol(p, item, terms.rowcol[t]);
       } else {
@@ -334,13 +336,12 @@ struct OthersPart {
     }
     __syncthreads();
     give_outputs(p, item, terms.additives > 0 ? nullptr : terms.c);
-    __syncthreads();
   }
 };
 
 template <class Part>
-MF_KERNEL void __launch_bounds__(kAdapterThreads, 3) spread_kernel(SpreadParams p) {
-  MF_SHARED(float, y, kHalfTile * kSpreadOuts);
+MF_KERNEL void __launch_bounds__(kAdapterThreads, kBlocksEach) spread_kernel(SpreadParams p) {
+  MF_SHARED(float, y, kHalfTile* kSpreadOuts);
   MF_SHARED(float4, v, kHalfTile * kRankChunk / 4);
   MF_SHARED(float4, x, kHalfTile * kReduceSpan / 4);
   const int items = tile_count(p.tables, p.by_entry) * p.ranges;
@@ -410,7 +411,7 @@ void launch_additives(const AdapterArgs& args, const AdapterSite& site, cudaStre
 
 void launch_adapter_spread(const AdapterArgs& args, cudaStream_t stream) {
   MF_ASSERT(args.others >= 0 && args.additives >= 0 && args.chain_stages >= 0);
-  const auto blocks = static_cast<unsigned>(args.multiprocessors * kBlocksPerMultiprocessor);
+  const auto blocks = static_cast<unsigned>(args.multiprocessors * kBlocksEach);
   const SpreadParams p = spread_params(args);
   MF_LAUNCH((spread_kernel<LowRankPart>), blocks, kAdapterThreads, 0, stream, p);
   MF_CUDA(cudaGetLastError());

@@ -1,5 +1,8 @@
-// Attention of every row over its sequence (kernels.h): parts of rows over chunks of keys, then a
-// merge that also applies gated prefixes. See attention_keys.cuh for the order of sums.
+// Attention of every row over its sequence (kernels.h): flash-decoding. Blocks take chunks of 256
+// keys of a row and write parts (maximum, sum, weighted values) to scratch; a second kernel merges
+// a row's parts in order and applies gated prefixes. Tiles of a prefill's rows have a kernel of
+// their own, unless the batch must not show in the bits. See attention_keys.cuh for the order of
+// sums.
 //
 // Not yet measured on a GPU.
 #include <algorithm>
@@ -243,12 +246,10 @@ MF_KERNEL void __launch_bounds__(kAttentionThreads) merge_kernel(AttentionArgs a
   const AttentionShape& shape = args.shape;
   const HeadShare share = head_share(shape, static_cast<int>(blockIdx.y));
   const int mine = static_cast<int>(threadIdx.x) / kHeadThreads;
-  const int lane = static_cast<int>(threadIdx.x) % kHeadThreads,
-            dims = thread_dims(shape.head_dim, lane);
-  const int head = share.first_head + mine;
+  const int lane = static_cast<int>(threadIdx.x) % kHeadThreads;
+  const int head = share.first_head + mine, dims = thread_dims(shape.head_dim, lane);
   const bool has_head = mine < share.heads;
-  HeadSum<kDims> total;
-  HeadSum<kDims> prefix_sum;
+  HeadSum<kDims> total, prefix_sum;
   clear(total);
   const int used = is_prefill_row(args, row, cut.tile_rows) ? 1 : used_parts(keys, cut.parts);
   if (has_head)

@@ -1,7 +1,7 @@
 // Chains of block-diagonal maps, stage by stage over tiles of rows: one launch puts the inputs into
 // scratch as float32, one for each stage goes from one half of scratch to the other, one writes the
-// result. A stage's item is (tile, 64 outputs): 8 lanes take one row of a block, for all rows of the
-// tile at once, so a stage's blocks are read once for each tile. Not yet measured on a GPU.
+// result. A stage's item is (tile, 64 outputs): 8 lanes take one row of a block, for all rows of
+// the tile at once, so a stage's blocks are read once for each tile. Not yet measured on a GPU.
 #include "chains.h"
 
 #include <algorithm>
@@ -79,8 +79,7 @@ MF_KERNEL void __launch_bounds__(kAdapterThreads) stage_kernel(ChainArgs p, int3
       for (int r = 0; r < kTileRows; ++r) {
         if (r >= tile.count) continue;
         const float sum = octet_sum(sums[r]);
-        if (i < last && threadIdx.x % kOctet == 0)
-          half_of(p, tile.rows[r], (s + 1) % 2)[i] = sum;
+        if (i < last && threadIdx.x % kOctet == 0) half_of(p, tile.rows[r], (s + 1) % 2)[i] = sum;
       }
     }
   }

@@ -24,7 +24,8 @@ uint16_t half_bits(Factor factor, float value) {
 
 // tensor [rows, cols] · x.
 Doubles product(const TermTensor& tensor, const Doubles& x) {
-  const auto rows = static_cast<size_t>(tensor.shape[0]), cols = static_cast<size_t>(tensor.shape[1]);
+  const auto rows = static_cast<size_t>(tensor.shape[0]),
+             cols = static_cast<size_t>(tensor.shape[1]);
   Doubles out(rows, 0.0);
   for (size_t r = 0; r < rows; ++r) {
     for (size_t k = 0; k < cols; ++k) out[r] += double{tensor.at(r * cols + k)} * x[k];
@@ -41,7 +42,8 @@ Doubles run_chain(const BlockDiag& term, Doubles t) {
     for (size_t i = 0; i < count * p; ++i) {
       for (size_t j = 0; j < q; ++j) {
         const size_t at = i / p * q + j;
-        next[i] += double{stage.blocks.at(i * q + j)} * t[stage.gather.empty() ? at : stage.gather[at]];
+        next[i] +=
+            double{stage.blocks.at(i * q + j)} * t[stage.gather.empty() ? at : stage.gather[at]];
       }
     }
     t = std::move(next);
@@ -125,15 +127,14 @@ TermTensor TermMaker::dense(Factor factor, std::vector<int32_t> shape) {
   for (size_t i = 0; i < tensor.count(); ++i) {
     const float v = value();
     const uint16_t half = half_bits(factor, v);
-    std::memcpy(tensor.bytes.data() + i * element, element == 4 ? static_cast<const void*>(&v) : &half,
-                element);
+    std::memcpy(tensor.bytes.data() + i * element,
+                element == 4 ? static_cast<const void*>(&v) : &half, element);
   }
   return tensor;
 }
 
 TermTensor TermMaker::tensor(Factor factor, std::vector<int32_t> shape) {
-  if (factor != Factor::kInt8 && factor != Factor::kTernary)
-    return dense(factor, std::move(shape));
+  if (factor != Factor::kInt8 && factor != Factor::kTernary) return dense(factor, std::move(shape));
   TermTensor tensor;
   tensor.shape = std::move(shape);
   if (factor == Factor::kInt8) {
@@ -145,7 +146,8 @@ TermTensor TermMaker::tensor(Factor factor, std::vector<int32_t> shape) {
   }
   tensor.codec = Codec::kTernary;
   tensor.scales = {0.7f};
-  const size_t rows = static_cast<size_t>(tensor.shape[0]), cols = static_cast<size_t>(tensor.shape[1]);
+  const size_t rows = static_cast<size_t>(tensor.shape[0]),
+               cols = static_cast<size_t>(tensor.shape[1]);
   tensor.positive.resize(rows * tensor.plane_stride());
   tensor.negative.resize(tensor.positive.size());
   for (size_t i = 0; i < rows * cols; ++i) {
@@ -247,7 +249,8 @@ Doubles expected_spread(const TermSet& set, SiteRef site, const Doubles& x, Doub
     if (!post) multiply(diag->g, y);
     for (size_t i = 0; i < diag->c.size(); ++i) y[i] += diag->c[i];
   }
-  for (const LowRank* term : terms_of<LowRank>(set, site)) add_lowrank(*term, x, gates, gate_width, y);
+  for (const LowRank* term : terms_of<LowRank>(set, site))
+    add_lowrank(*term, x, gates, gate_width, y);
   for (const RowCol* term : terms_of<RowCol>(set, site)) add_rowcol(*term, x, y);
   for (const Sparse* term : terms_of<Sparse>(set, site)) add_sparse(*term, x, y);
   for (const BlockDiag* term : terms_of<BlockDiag>(set, site)) {
@@ -348,8 +351,13 @@ void AdapterCase::restart(const std::vector<int32_t>& chosen) {
     }
   }
   const auto tiles = static_cast<int32_t>(tiles_.size());
-  counts_ = {rows(), rows(), 0, static_cast<int32_t>(device_sets_.size()),
-             options_.by_entry ? 0 : tiles, options_.by_entry ? tiles : 0, options_.gate_width};
+  counts_ = {rows(),
+             rows(),
+             0,
+             static_cast<int32_t>(device_sets_.size()),
+             options_.by_entry ? 0 : tiles,
+             options_.by_entry ? tiles : 0,
+             options_.gate_width};
   tables_.counts = &counts_;
   tables_.row_set = row_set_.data();
   tables_.row_gate = row_gate_.data();

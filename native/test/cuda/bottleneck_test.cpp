@@ -165,9 +165,8 @@ TEST(bottleneck_several_terms) {
   options.cols = 24;
   options.row_set = {1, 0, -1, 0};
   const auto term = [&](int kind) { return make_term(make, Factor::kBf16, 24, 8 + kind, kind); };
-  check_terms_of(options,
-                 {{{kSite, term(0)}, {kSite, term(3)}, {kSite, term(4)}}, {{kSite, term(2)}}}, 20,
-                 3);
+  check_terms_of(
+      options, {{{kSite, term(0)}, {kSite, term(3)}, {kSite, term(4)}}, {{kSite, term(2)}}}, 20, 3);
 }
 
 }  // namespace

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <unordered_map>
 
-#include <cuda_runtime.h>
-
 #include "../../core/check_plan.h"
 #include "../../core/error.h"
 #include "../../cpu/cpu_backend.h"

@@ -49,7 +49,7 @@ float value_of(const DeviceValues& values, int32_t row, int32_t column) {
 
 // Bytes of a row with its padding.
 size_t row_bytes(const DeviceValues& values) {
-  const size_t element = values.type == ValueType::kInt8 ? 1
+  const size_t element = values.type == ValueType::kInt8                                        ? 1
                          : values.type == ValueType::kF32 || values.type == ValueType::kTernary ? 4
                                                                                                 : 2;
   return static_cast<size_t>(values.stride) * element;
@@ -128,12 +128,8 @@ TEST(terms_rare_kinds) {
   const SiteRef q{0, Site::kQ}, final_norm{-1, Site::kFinalNorm}, top{-1, Site::kHead};
   const SiteRef attention{1, Site::kAttention};
   CudaTerms terms(model, nullptr);
-  const TermHandle handle = terms.load_terms({{q, sparse},
-                                              {q, pre},
-                                              {q, diag},
-                                              {final_norm, norm},
-                                              {top, head},
-                                              {attention, prefix}});
+  const TermHandle handle = terms.load_terms(
+      {{q, sparse}, {q, pre}, {q, diag}, {final_norm, norm}, {top, head}, {attention, prefix}});
   const DeviceSet& set = terms.device_set(handle);
   const DeviceSite* site = site_at(set, q);
   CHECK(same(site->sparse->row_start, sparse.row_start));
