@@ -94,7 +94,8 @@ async function runStep(stage, { instruction, rest, line }, { context, stages }) 
     case 'ARG':
     case 'ENV': {
       const [, key, value] = /^([A-Z0-9_]+)=(\S+)$/.exec(rest) ?? [];
-      if (key === undefined) throw new BuildError(`${instruction} ${rest}: write one KEY=value a line, without quotes.`);
+      if (key === undefined)
+        throw new BuildError(`${instruction} ${rest}: write one KEY=value a line, without quotes.`);
       stage.env[key] = value;
       return;
     }

@@ -2,7 +2,18 @@
 import { BuildError } from './command.mjs';
 
 /** Instructions that docker-steps.mjs acts on, and those that say something about the image only. */
-const KNOWN = new Set(['RUN', 'COPY', 'WORKDIR', 'ARG', 'ENV', 'USER', 'ENTRYPOINT', 'CMD', 'HEALTHCHECK', 'STOPSIGNAL']);
+const KNOWN = new Set([
+  'RUN',
+  'COPY',
+  'WORKDIR',
+  'ARG',
+  'ENV',
+  'USER',
+  'ENTRYPOINT',
+  'CMD',
+  'HEALTHCHECK',
+  'STOPSIGNAL',
+]);
 const SILENT = new Set(['EXPOSE', 'VOLUME', 'LABEL']);
 
 /** Logical lines: comments dropped, lines that end with a backslash joined. */
