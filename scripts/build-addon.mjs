@@ -53,7 +53,9 @@ export function chosenBackend(environment = process.env) {
   const onPath = (environment.PATH ?? '').split(':').map((folder) => join(folder, 'nvcc'));
   const found = onPath.find((path) => existsSync(path));
   const homes = [environment.CUDA_HOME, found && dirname(dirname(realpathSync(found))), '/usr/local/cuda'];
-  const cudaHome = homes.find((home) => home && existsSync(join(home, 'bin', 'nvcc')));
+  // Both: an nvcc on PATH may be a script that calls the one of a toolkit elsewhere.
+  const needed = ['bin/nvcc', 'include/cuda_runtime.h'];
+  const cudaHome = homes.find((home) => home && needed.every((path) => existsSync(join(home, path))));
   return cudaHome === undefined ? { missing: true } : { cudaHome };
 }
 

@@ -77,6 +77,10 @@ test('MANYFOLD_BUILD: cpu unless cuda is asked for, which takes the toolkit that
   try {
     mkdirSync(join(home, 'bin'));
     writeFileSync(join(home, 'bin', 'nvcc'), '');
+    const wrapped = build.chosenBackend({ MANYFOLD_BUILD: 'cuda', CUDA_HOME: home });
+    assert.notEqual(wrapped.cudaHome, home, 'a compiler without its headers is no toolkit');
+    mkdirSync(join(home, 'include'));
+    writeFileSync(join(home, 'include', 'cuda_runtime.h'), '');
     assert.deepEqual(build.chosenBackend({ MANYFOLD_BUILD: 'cuda', CUDA_HOME: home }), { cudaHome: home });
     const onPath = build.chosenBackend({ MANYFOLD_BUILD: 'cuda', PATH: `/nowhere:${join(home, 'bin')}` });
     assert.deepEqual(onPath, { cudaHome: home });

@@ -141,6 +141,8 @@ void CudaOps::begin(const StepPlan& plan) {
     static_cast<void>(cudaGetLastError());
   }
   capturing_ = replaying_ = false;
+  // Weights came and buffers were cleared on the default stream, which this one does not wait for.
+  if (counters_.steps == 0) MF_CUDA(cudaDeviceSynchronize());
   plan_ = plan;
   const SetLookup sets = {
       [&](int32_t handle) -> const DeviceSet& { return terms_.device_set(handle); },

@@ -140,6 +140,9 @@ async function createNative(
 function loadFailure(thrown: unknown, { engine }: ResolvedConfig): ManyfoldError {
   const message = thrown instanceof Error ? thrown.message : String(thrown);
   const code = thrown instanceof Error && 'code' in thrown ? thrown.code : undefined;
+  if (code === 'unavailable' && engine.backend !== 'cpu') {
+    return new ManyfoldError('invalid_config', message, { param: 'backend', cause: thrown });
+  }
   if (code === 'unavailable') {
     return new ManyfoldError(
       'invalid_config',
